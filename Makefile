@@ -1,0 +1,80 @@
+# Everything that a person or CI does with this repository. `make help` lists it.
+
+PYTHON ?= python3
+VENV := .venv
+export DATABASE_URL
+export PG
+
+# The shell stops at the first error, also in a pipe.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+.PHONY: help
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
+		| while IFS=$$'\t' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+
+.PHONY: setup
+setup: $(VENV)/complete packages ## install the tools: .venv and missing Debian packages
+
+.PHONY: packages
+packages: ## install the Debian packages that tests and demo lack
+	@tests/install_packages.sh engine
+
+# A file, so that it is made anew whenever the list of dependencies changes.
+$(VENV)/complete: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed")'
+	@tests/install_packages.sh venv
+	@echo "Installing the Python tools of pyproject.toml into $(VENV) (about half a minute) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@# Debian 12's pip is too old for dependency groups.
+	@$(VENV)/bin/pip install --quiet --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(VENV)/bin/pip install --quiet --quiet --group dev
+	@touch $@
+
+.PHONY: demo
+demo: setup ## show the whole job with a simulated Evolution API, in a throw-away PostgreSQL
+	@$(VENV)/bin/python -m tests.demo
+
+.PHONY: test
+test: setup ## run the tests; PG=docker, local or url chooses the PostgreSQL, ARGS are pytest's
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/complete dist ## check Python, the Python inside the SQL, the SQL and the scripts
+	@tests/install_packages.sh lint
+	$(VENV)/bin/python -m tests.derive_python_bodies build
+	$(VENV)/bin/ruff check db tests build
+	$(VENV)/bin/ruff format --check db tests
+	$(VENV)/bin/mypy db tests build
+	$(VENV)/bin/sqlfluff lint --disable-progress-bar db
+	@# pgspot sees the whole installation, in its order and with its search_path. Not asked for:
+	@# PS002, because `create or replace` is how functions are deployed; each file sets the owner at
+	@# once, in the same transaction. PS010, because dbmate creates its schema before the migrations.
+	@# It fails on a DO block in PL/Python and has no option for that, so those are left out.
+	sed '/^do language plpython3u \$$\$$$$/,/^\$$\$$;$$/d' dist/qr_refresh.sql > build/pgspot.sql
+	$(VENV)/bin/pgspot --ignore PS002 --ignore PS010 --ignore-lang plpython3u build/pgspot.sql
+	shellcheck .ci/run docker-entrypoint.sh tests/*.sh
+
+.PHONY: format
+format: $(VENV)/complete ## format Python and SQL
+	$(VENV)/bin/ruff check --fix --select I db tests
+	$(VENV)/bin/ruff format db tests
+	$(VENV)/bin/sqlfluff fix --disable-progress-bar --quiet db
+
+.PHONY: migrate
+migrate: $(VENV)/complete ## install the job into a database, or upgrade it: DATABASE_URL=postgresql://...
+	@$(VENV)/bin/python db/deploy.py migrate
+
+.PHONY: dist
+dist: $(VENV)/complete ## write dist/qr_refresh.sql, the whole installation as one SQL file
+	@$(VENV)/bin/python db/deploy.py dist
+
+.PHONY: base-image
+base-image: ## make the Docker image debian:trixie-slim where no registry can be reached (as root)
+	@tests/make_base_image.sh
+
+.PHONY: clean
+clean: ## remove everything that make has made here
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find db tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,223 @@
+"""Installs db/migrations and db/functions; `make migrate` and `make dist` run this.
+
+    python db/deploy.py migrate    into the database of the environment variable DATABASE_URL
+    python db/deploy.py dist       into one file, dist/qr_refresh.sql, for psql or an SQL editor
+
+The URL is read from the environment, because everybody on a machine can see the arguments of its
+processes. psql would take it, with the password in it, only as an argument; psycopg needs no psql.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+ROOT = Path(__file__).resolve().parent.parent
+MIGRATIONS = sorted((ROOT / "db" / "migrations").glob("*.sql"))
+FUNCTIONS = sorted((ROOT / "db" / "functions").glob("*.sql"))
+MIGRATIONS_TABLE = "qr_refresh.schema_migrations"
+DIST = ROOT / "dist" / "qr_refresh.sql"
+
+# Whoever may create objects in public (everybody, before PostgreSQL 15) could otherwise put a
+# function of their own in the way of one that a superuser calls here.
+SEARCH_PATH = "pg_catalog, pg_temp"
+
+# An arbitrary number, the same in every release: what else takes this lock is another deployment.
+LOCK = 7_160_624_931
+LOCK_TIMEOUT = "5min"
+
+EXAMPLE = "make migrate DATABASE_URL=postgresql://postgres:secret@127.0.0.1:5432/postgres"
+
+
+class DeployError(Exception):
+    """The deployment cannot go on; the message says why, and what to do."""
+
+
+def migrate(url: str) -> None:
+    """Install everything into this database, or bring it up to date.
+
+    Args:
+        url: a postgresql:// URL of a superuser.
+
+    Raises:
+        DeployError: nothing of the failed step is left in the database.
+    """
+    if not url.startswith(("postgresql://", "postgres://")):
+        problem = "is not a postgresql:// URL" if url else "is not set"
+        raise DeployError(f"DATABASE_URL {problem}. Example:\n  {EXAMPLE}")
+    try:
+        connection = psycopg.connect(url, autocommit=True, connect_timeout=10)
+    except psycopg.Error as error:
+        raise DeployError(f"cannot connect to the database of DATABASE_URL: {error}") from error
+    with connection:
+        prepare_session(connection)
+        # dbmate creates its own table before the first migration can refuse, so that one is tried
+        # before it: a database that cannot take the job is left as it was.
+        with connection.transaction(force_rollback=True):
+            run_file(connection, MIGRATIONS[0])
+        run_dbmate(connection, url)
+        with connection.transaction():
+            for path in FUNCTIONS:
+                run_file(connection, path)
+        print(f"Installed {len(FUNCTIONS)} functions.")
+        report_base_url(connection)
+
+
+def prepare_session(connection: psycopg.Connection) -> None:
+    """Set what the scripts rely on, and wait for another deployment to end."""
+    connection.execute(f"set search_path = {SEARCH_PATH}")
+    connection.execute("set client_min_messages = warning")
+    connection.add_notice_handler(
+        lambda notice: print(f"{notice.severity}: {notice.message_primary}")
+    )
+    connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
+    row = connection.execute("select pg_try_advisory_lock(%s)", [LOCK]).fetchone()
+    if row != (True,):
+        print(
+            "Another deployment is under way in this database: waiting for it to end.", flush=True
+        )
+        try:
+            connection.execute("select pg_advisory_lock(%s)", [LOCK])
+        except psycopg.errors.LockNotAvailable as error:
+            raise DeployError(
+                f"the other deployment has not ended for {LOCK_TIMEOUT}. It is a session in"
+                " pg_stat_activity with application_name refresh-qr-codes or dbmate."
+            ) from error
+
+
+def run_file(connection: psycopg.Connection, path: Path) -> None:
+    """Run the statements of one file."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        connection.execute(text.encode())
+    except psycopg.Error as error:
+        diagnosis = error.diag
+        place = str(path.relative_to(ROOT))
+        if diagnosis.statement_position:
+            place += f":{text[: int(diagnosis.statement_position) - 1].count(chr(10)) + 1}"
+        lines = [f"{place}: {diagnosis.message_primary or error}"]
+        lines += [f"DETAIL: {diagnosis.message_detail}"] * bool(diagnosis.message_detail)
+        lines += [f"HINT: {diagnosis.message_hint}"] * bool(diagnosis.message_hint)
+        raise DeployError("\n".join(lines)) from error
+
+
+def run_dbmate(connection: psycopg.Connection, url: str) -> None:
+    """Run the migrations that this database has not had yet."""
+    command = [str(Path(sys.executable).with_name("dbmate")), "--no-dump-schema"]
+    command += ["--migrations-dir", str(MIGRATIONS[0].parent)]
+    command += ["--migrations-table", MIGRATIONS_TABLE, "migrate"]
+    environment = {**os.environ, "DATABASE_URL": dbmate_url(connection, url)}
+    result = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    if result.returncode != 0:
+        raise DeployError("a migration failed; dbmate's message is above")
+
+
+def dbmate_url(connection: psycopg.Connection, url: str) -> str:
+    """Return the URL of this very connection for dbmate, whose defaults are not libpq's.
+
+    Where no sslmode is asked for, libpq takes TLS if the server has it, while dbmate insists on it.
+    dbmate then gets what libpq has settled on; a mode that the user asked for stays.
+    """
+    info = connection.info
+    options = {name: str(value) for name, value in conninfo_to_dict(url).items() if value}
+    for name in ("host", "hostaddr", "port", "user", "password", "dbname"):
+        options.pop(name, None)
+    asked = options.get("sslmode", os.environ.get("PGSSLMODE", "prefer"))
+    if asked in ("prefer", "allow"):
+        asked = "require" if connection.pgconn.ssl_in_use else "disable"
+    options |= {"sslmode": asked, "search_path": SEARCH_PATH.replace(" ", "")}
+    options.setdefault("application_name", "dbmate")
+    login = f"{quote(info.user, safe='')}:{quote(info.password, safe='')}"
+    host = f"[{info.host}]" if ":" in info.host else info.host
+    if info.host.startswith("/"):
+        # A Unix socket has no place in the middle of a URL.
+        host, options["host"] = "", info.host
+    query = urlencode(options, quote_via=quote)
+    return f"postgresql://{login}@{host}:{info.port}/{quote(info.dbname, safe='')}?{query}"
+
+
+def report_base_url(connection: psycopg.Connection) -> None:
+    """Say where instance tokens are sent."""
+    row = connection.execute(
+        "select base_url, source, error from qr_refresh.evolution_api_base_url()"
+    ).fetchone()
+    assert row is not None
+    base_url, source, error = row
+    if error:
+        print(f"WARNING: no usable Evolution API base URL ({source}): {error}")
+    else:
+        print(f"Evolution API base URL in force: {base_url} (from: {source})")
+    if source == "default":
+        print("WARNING: that is the built-in default. Instance tokens are sent there.")
+    if error or source == "default":
+        print(
+            "Set your own:\n"
+            "  update qr_refresh.settings set evolution_api_base_url = 'https://evolution.example.com';"
+        )
+
+
+def dist() -> None:
+    """Write everything into one file that installs the same, all of it or nothing."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    versions = ",\n".join(f"    ('{path.name.split('_')[0]}')" for path in MIGRATIONS)
+    parts = [
+        f"""\
+-- {project["name"]} {project["version"]}: {project["description"]}
+--
+-- Installs into one database, as a superuser:
+--     psql --set ON_ERROR_STOP=1 --file qr_refresh.sql postgresql://postgres@host/database
+-- It can be run again, also to upgrade; if a statement fails, nothing is installed.
+-- Made by `make dist` from db/migrations and db/functions.
+
+begin;
+set local client_min_messages = warning;
+set local search_path = {SEARCH_PATH};
+-- Two installations at once would get into each other's way: the second waits.
+do $$ begin perform pg_catalog.pg_advisory_xact_lock({LOCK}); end $$;
+"""
+    ]
+    for path in (*MIGRATIONS, *FUNCTIONS):
+        parts.append(f"\n-- {path.relative_to(ROOT).as_posix()}\n\n{up_part(path)}")
+    parts.append(f"""
+-- Tells a later `make migrate` (dbmate) what has been run.
+
+create table if not exists {MIGRATIONS_TABLE} (version varchar primary key);
+insert into {MIGRATIONS_TABLE} (version) values
+{versions}
+on conflict do nothing;
+
+commit;
+""")
+    DIST.parent.mkdir(exist_ok=True)
+    DIST.write_text("".join(parts), encoding="utf-8")
+    print(f"Wrote {DIST.relative_to(ROOT)}")
+
+
+def up_part(path: Path) -> str:
+    """Return a file without dbmate's marks and without the part that undoes a migration."""
+    text = path.read_text(encoding="utf-8").split("-- migrate:down")[0]
+    return re.sub(r"\A-- migrate:up\s*\n", "", text).strip() + "\n"
+
+
+def main() -> None:
+    """Run the command that is named on the command line."""
+    commands = {"migrate": lambda: migrate(os.environ.get("DATABASE_URL", "")), "dist": dist}
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+        raise SystemExit("usage: python db/deploy.py migrate|dist")
+    try:
+        commands[sys.argv[1]]()
+    except DeployError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+-- qr_refresh.check_pg_cron(): is pg_cron usable from this database? If not, what to do, and where.
+create or replace function qr_refresh.check_pg_cron(command_elsewhere text)
+returns void
+language plpgsql stable parallel unsafe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- pg_settings: a line left in postgresql.conf does not mean that the library is loaded.
+    cron_database constant text := (select s.setting from pg_settings as s where s.name = 'cron.database_name');
+    major constant text := current_setting('server_version_num')::integer / 10000;
+begin
+    if exists (select from pg_extension where extname = 'pg_cron') then
+        return;
+    elsif cron_database is null then
+        raise exception using
+            errcode = 'QR002',
+            message = 'pg_cron is not loaded on this server',
+            hint = format(
+                'On the server, Debian or Ubuntu: apt install postgresql-%s-cron. In postgresql.conf: '
+                'shared_preload_libraries = ''pg_cron'' and cron.database_name = %L. Restart Postgres. '
+                'Then in database %I: CREATE EXTENSION pg_cron;',
+                major, current_database(), current_database()
+            );
+    elsif cron_database <> current_database() then
+        raise exception using
+            errcode = 'QR002',
+            message = format('pg_cron lives in database %L, not in this one', cron_database),
+            hint = format('Run there: %s', command_elsewhere);
+    else
+        raise exception using
+            errcode = 'QR002',
+            message = 'extension pg_cron is not created in this database',
+            hint = format('As a superuser in database %I: CREATE EXTENSION pg_cron;', current_database());
+    end if;
+end
+$$;
+
+alter function qr_refresh.check_pg_cron(text) owner to qr_refresh_owner;
+revoke all on function qr_refresh.check_pg_cron(text) from public;
+
+comment on function qr_refresh.check_pg_cron(text) is
+'Raises QR002 with a hint where the jobs of this database cannot be scheduled from here.
+command_elsewhere: the SQL command to name in the hint where pg_cron lives in another database.
+Privileges: EXECUTE for nobody but the owner and superusers.';

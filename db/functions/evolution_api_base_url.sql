@@ -1,0 +1,40 @@
+-- qr_refresh.evolution_api_base_url(): which URL the instance tokens are sent to, and who says so.
+create or replace function qr_refresh.evolution_api_base_url()
+returns table (base_url text, source text, error text)
+language plpython3u stable parallel restricted security definer
+set search_path = pg_catalog, pg_temp
+as $python$
+    import os
+    import re
+
+    # The address the replaced Edge Function falls back on.
+    default = "https://cst-evolution-api-kaezwnkk.usecloudstation.com"
+    # The same form as the CHECK on the setting; the environment variable passes no CHECK.
+    http_url = r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#]*)?"
+
+    base_url = plpy.execute("select evolution_api_base_url from qr_refresh.settings")[0][
+        "evolution_api_base_url"
+    ]
+    source = "settings"
+    if base_url is None:
+        base_url, source = os.environ.get("EVOLUTION_API_BASE_URL"), "environment"
+    if base_url is None:
+        base_url, source = default, "default"
+
+    if not base_url.strip():
+        return [(None, source, "Missing required environment variables")]
+    if not re.fullmatch(http_url, base_url):
+        return [(None, source, "EVOLUTION_API_BASE_URL is not an http(s) URL")]
+    # A trailing slash would give //instance/..., which Evolution API answers with 404.
+    return [(base_url.rstrip("/"), source, None)]
+$python$;
+
+alter function qr_refresh.evolution_api_base_url() owner to qr_refresh_owner;
+revoke all on function qr_refresh.evolution_api_base_url() from public;
+
+comment on function qr_refresh.evolution_api_base_url() is
+'The Evolution API base URL in force: settings.evolution_api_base_url, else the server''s environment variable '
+'EVOLUTION_API_BASE_URL, else the built-in default.
+Returns one row: base_url (without trailing slash; NULL when unusable), source (settings, environment or default), '
+'error (NULL, or why it is unusable).
+Privileges: EXECUTE for nobody but the owner and superusers.';

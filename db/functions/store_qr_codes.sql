@@ -1,0 +1,82 @@
+-- qr_refresh.store_qr_codes(): writes into the application's table, never waiting long for locks.
+create or replace function qr_refresh.store_qr_codes(
+    instance_names text[], instance_tokens text[], qr_codes text[]
+)
+returns table (outcome text, error_code text)
+language plpgsql volatile parallel unsafe security invoker
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '100ms'
+as $$
+declare
+    written_at constant timestamptz := clock_timestamp();
+    stored bigint [];
+begin
+    -- All at once. Rows that somebody else has locked are left out instead of waited for.
+    begin
+        with fetched as (
+            select f.*
+            from unnest(instance_names, instance_tokens, qr_codes)
+                with ordinality as f (instance_name, instance_token, qr_code, position)
+        ), free as (
+            select f.position, f.qr_code, e.instance_name, e.instance_token
+            from fetched as f
+            inner join public.evolution_instances as e
+                on
+                    f.instance_name = e.instance_name::text
+                    and f.instance_token = e.instance_token::text
+            where e.instance_status = 'connecting'
+            order by e.instance_name
+            for update of e skip locked
+        ), written as (
+            update public.evolution_instances as e
+            set qr_code = f.qr_code, last_qr_update = written_at
+            from free as f
+            where
+                f.instance_name = e.instance_name
+                and f.instance_token = e.instance_token
+                and e.instance_status = 'connecting'
+            returning f.position
+        )
+        select coalesce(array_agg(w.position), '{}') into stored from written as w;
+    exception when others then
+        stored := '{}';
+    end;
+
+    -- What is left, row by row: one that a trigger or a CHECK refuses costs only itself.
+    for i in 1 .. coalesce(array_length(instance_names, 1), 0) loop
+        outcome := 'stored';
+        error_code := null;
+        if not i = any(stored) then
+            -- Many locked rows must not add up to a long wait.
+            if clock_timestamp() > written_at + interval '2 seconds' then
+                perform set_config('lock_timeout', '1ms', true);
+            end if;
+            begin
+                update public.evolution_instances as e
+                set qr_code = qr_codes[i], last_qr_update = written_at
+                where
+                    e.instance_name::text = instance_names[i]
+                    and e.instance_token::text = instance_tokens[i]
+                    and e.instance_status = 'connecting';
+                if not found then
+                    outcome := 'changed';
+                end if;
+            exception when others then
+                outcome := 'update_failed';
+                error_code := sqlstate;
+            end;
+        end if;
+        return next;
+    end loop;
+end
+$$;
+
+alter function qr_refresh.store_qr_codes(text[], text[], text[]) owner to qr_refresh_owner;
+revoke all on function qr_refresh.store_qr_codes(text[], text[], text[]) from public;
+
+comment on function qr_refresh.store_qr_codes(text[], text[], text[]) is
+'Writes qr_code and last_qr_update of rows that are still connecting and still have the token that was read before.
+instance_names, instance_tokens, qr_codes: arrays of one length.
+Returns one row for each element, in order: outcome (stored; changed: the row is no longer connecting, has another token or '
+'is gone; update_failed), error_code (SQLSTATE for outcome update_failed). Waits at most 100 ms for a lock, 2 s for all.
+Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';

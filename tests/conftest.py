@@ -1,0 +1,97 @@
+"""Fixtures: one PostgreSQL server a session, one installed template, a clone for each test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.engines import Server, start_postgres
+from tests.job import Connection, Job, install
+from tests.simulator import Simulator, running_simulator
+
+_numbers = itertools.count(1)
+_tested: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for server in _tested:
+        terminalreporter.write_line(f"PostgreSQL {server}")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    with start_postgres() as running:
+        _tested.append(f"{running.version}, engine {running.engine}")
+        yield running
+
+
+@pytest.fixture(scope="session")
+def create_database(server: Server) -> Iterator[Callable[[str], str]]:
+    """Creates a database with the options given (what follows its name); returns its URL."""
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        names: list[str] = []
+
+        def create(options: str) -> str:
+            names.append(f"test_{next(_numbers)}")
+            admin.execute(f"create database {names[-1]} {options}".encode())
+            return server.dsn(names[-1])
+
+        yield create
+        for name in names:
+            admin.execute(
+                sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
+            )
+
+
+@pytest.fixture(scope="session")
+def template(create_database: Callable[[str], str]) -> str:
+    """The name of a database in which the job is installed; nobody is connected to it."""
+    url = create_database("template template0")
+    install(url)
+    return url.rsplit("/", 1)[1]
+
+
+@pytest.fixture
+def empty_database(create_database: Callable[[str], str]) -> str:
+    """The URL of a database of this test's own without the job."""
+    return create_database("template template0")
+
+
+@pytest.fixture
+def database(create_database: Callable[[str], str], template: str) -> str:
+    """The URL of a database of this test's own in which the job is installed."""
+    return create_database(f"template {template}")
+
+
+@pytest.fixture
+def connect(database: str) -> Iterator[Callable[[], Connection]]:
+    """Opens sessions on the test's database, as superuser, in autocommit."""
+    opened: list[Connection] = []
+
+    def open_one() -> Connection:
+        opened.append(psycopg.connect(database, autocommit=True))
+        return opened[-1]
+
+    yield open_one
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture
+def simulator(server: Server) -> Iterator[Simulator]:
+    """An Evolution API that the database server reaches."""
+    with running_simulator(server.listen_host) as running:
+        running.base_url = running.base_url.replace(server.listen_host, server.reachable_host)
+        yield running
+
+
+@pytest.fixture
+def job(connect: Callable[[], Connection], simulator: Simulator) -> Job:
+    """The job in this test's database, which asks the simulator."""
+    job = Job(connect(), simulator)
+    job.set(evolution_api_base_url=simulator.base_url)
+    return job

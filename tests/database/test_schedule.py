@@ -1,0 +1,154 @@
+"""schedule() and unschedule(), and the real pg_cron running the job."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from tests.engines import Server, start_postgres
+from tests.job import Connection, Job, install, read_qr, wait_until
+from tests.simulator import Simulator
+
+JOBS = "select jobname, schedule, command, active, database from cron.job order by jobname"
+OURS = ("refresh-qr-codes", "* * * * *", "SELECT refresh_qr_codes()", True, "postgres")
+
+
+@pytest.fixture(scope="module")
+def cron_url(server: Server) -> str:
+    """The one database of the server in which pg_cron lives, with the job installed."""
+    url = server.dsn("postgres")
+    install(url)
+    with psycopg.connect(url) as connection:
+        connection.execute("create extension if not exists pg_cron")
+    return url
+
+
+@pytest.fixture
+def cron(cron_url: str, simulator: Simulator) -> Iterator[Job]:
+    """The job where pg_cron can run it; afterwards no schedule, row or run is left."""
+    with psycopg.connect(cron_url, autocommit=True) as connection:
+        job = Job(connection, simulator)
+        job.set(evolution_api_base_url=simulator.base_url)
+        yield job
+        connection.execute("reset role")
+        connection.execute("select cron.unschedule(jobid) from cron.job")
+        for table in ("cron.job_run_details", "qr_refresh.runs", "qr_refresh.instance_state"):
+            connection.execute(f"delete from {table}".encode())
+        connection.execute("delete from evolution_instances")
+
+
+def jobs(job: Job) -> list[tuple[object, ...]]:
+    return job.connection.execute(JOBS.encode()).fetchall()
+
+
+def test_schedule_creates_the_job_and_can_be_repeated(cron: Job) -> None:
+    first = cron.value("select qr_refresh.schedule()")
+    assert jobs(cron) == [OURS]
+    assert cron.value("select qr_refresh.schedule()") == first
+    assert jobs(cron) == [OURS]
+
+
+def test_schedule_changes_the_job_there_is_and_makes_it_active(cron: Job) -> None:
+    job = cron.value("select qr_refresh.schedule()")
+    cron.connection.execute("select cron.alter_job(%s, active => false)", (job,))
+    cron.connection.execute("select qr_refresh.schedule('*/5 * * * *')")
+    assert jobs(cron) == [(OURS[0], "*/5 * * * *", *OURS[2:])]
+
+
+def test_schedule_replaces_the_job_that_called_the_edge_function(cron: Job) -> None:
+    cron.connection.execute(
+        "select cron.schedule('refresh-qr-codes', '*/1 * * * *', 'select net.http_post()')"
+    )
+    cron.connection.execute("select qr_refresh.schedule()")
+    assert jobs(cron) == [OURS]
+
+
+def test_schedule_takes_over_a_job_of_another_role(cron: Job) -> None:
+    cron.connection.execute("select qr_refresh.schedule()")
+    cron.connection.execute("update cron.job set username = 'service_role'")
+    cron.connection.execute("select qr_refresh.schedule()")
+    assert jobs(cron) == [OURS]
+    assert cron.value("select username from cron.job") == cron.connection.info.user
+
+
+def test_other_jobs_are_left_alone(cron: Job) -> None:
+    cron.connection.execute("select cron.schedule('another', '0 3 * * *', 'select 1')")
+    cron.connection.execute("select qr_refresh.schedule()")
+    cron.connection.execute("select qr_refresh.unschedule()")
+    assert [job[0] for job in jobs(cron)] == ["another"]
+
+
+def test_unschedule_removes_the_job_and_can_be_repeated(cron: Job) -> None:
+    cron.connection.execute("select qr_refresh.schedule()")
+    assert cron.value("select qr_refresh.unschedule()") is True
+    assert jobs(cron) == []
+    assert cron.value("select qr_refresh.unschedule()") is False
+
+
+def test_a_schedule_that_pg_cron_refuses_is_an_error_with_a_hint(cron: Job) -> None:
+    with pytest.raises(psycopg.Error) as raised:
+        cron.connection.execute("select qr_refresh.schedule('every minute')")
+    assert raised.value.diag.message_primary == "pg_cron refuses the schedule 'every minute'"
+    assert "* * * * *" in (raised.value.diag.message_hint or "")
+    assert jobs(cron) == []
+
+
+def test_the_real_pg_cron_runs_the_job_and_the_qr_arrives(cron: Job) -> None:
+    cron.add("shop")
+    version = cron.value("select extversion from pg_extension where extname = 'pg_cron'")
+    has_seconds = [int(part) for part in re.findall(r"\d+", version)] >= [1, 5]
+    cron.connection.execute(
+        "select qr_refresh.schedule(%s)", ("1 seconds" if has_seconds else "* * * * *",)
+    )
+    begun_at = time.monotonic()
+    wait_until(lambda: cron.row("shop").qr_code, "pg_cron runs the job", timeout=90)
+    assert read_qr(cron.row("shop").qr_code) == cron.simulator.current_code("shop")
+    assert time.monotonic() - begun_at < 90
+    status = "select count(*) from cron.job_run_details where status = 'succeeded'"
+    wait_until(lambda: cron.value(status), "pg_cron records the run")
+    assert cron.value("select refreshed from qr_refresh.runs limit 1") == 1
+
+
+def refusal(connection: Connection, call: str) -> tuple[str, str]:
+    """The message and the hint of a call that is refused with QR002."""
+    with pytest.raises(psycopg.Error) as raised:
+        connection.execute(call.encode())
+    assert raised.value.sqlstate == "QR002"
+    return raised.value.diag.message_primary or "", raised.value.diag.message_hint or ""
+
+
+def test_from_another_database_the_error_says_what_to_run_and_where(cron: Job, job: Job) -> None:
+    here = job.connection.info.dbname
+    message, hint = refusal(job.connection, "select qr_refresh.schedule()")
+    assert message == "pg_cron lives in database 'postgres', not in this one"
+    cron.connection.execute(hint.removeprefix("Run there: ").encode())
+    assert jobs(cron) == [(*OURS[:4], here)]
+    message, hint = refusal(job.connection, "select qr_refresh.unschedule()")
+    cron.connection.execute(hint.removeprefix("Run there: ").encode())
+    assert jobs(cron) == []
+
+
+def test_without_pg_cron_the_error_names_the_package_and_the_settings() -> None:
+    with start_postgres(settings={"shared_preload_libraries": ""}) as bare:
+        install(bare.dsn())
+        with psycopg.connect(bare.dsn(), autocommit=True) as connection:
+            for call in ("select qr_refresh.schedule()", "select qr_refresh.unschedule()"):
+                message, hint = refusal(connection, call)
+                assert message == "pg_cron is not loaded on this server"
+                assert f"apt install postgresql-{bare.version.split('.')[0]}-cron" in hint
+                assert "shared_preload_libraries = 'pg_cron'" in hint
+                assert "cron.database_name = 'postgres'" in hint
+
+
+def test_without_the_extension_the_error_says_to_create_it() -> None:
+    with start_postgres() as fresh:
+        install(fresh.dsn())
+        with psycopg.connect(fresh.dsn(), autocommit=True) as connection:
+            message, hint = refusal(connection, "select qr_refresh.schedule()")
+            assert message == "extension pg_cron is not created in this database"
+            connection.execute("create extension pg_cron")
+            connection.execute("select qr_refresh.schedule()")
