@@ -622,7 +622,8 @@ def _pg_virtualenv(
     command = ["pg_virtualenv", "-t", "-v", version]
     command += ["-c", f"--locale C.UTF-8 --encoding UTF8 --environment {environment_file}"]
     for name, value in settings.items():
-        command += ["-o", f"{name}={value}"]
+        # pg_createcluster takes a lower-case ssl for an option of its own.
+        command += ["-o", f"{'SSL' if name == 'ssl' else name}={value}"]
     command += ["sh", "-c", HOLD, "sh", sys.executable]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     # pg_virtualenv names the superuser after USER. /tmp because root's TMPDIR may be closed to the

@@ -67,7 +67,9 @@ require() {
     fi
     export DEBIAN_FRONTEND=noninteractive
     echo "$purpose is missing: installing Debian packages ($*), after apt-get update."
-    as_root apt-get update -qq || fail "apt-get update failed; its message is above"
+    as_root apt-get update -qq \
+        || fail "apt-get update failed; the message is above. Root has to install: $*" \
+            "(N is the version of PostgreSQL)"
     local packages=("$@")
     if [[ "$*" == *-N* ]]; then
         local version
@@ -78,7 +80,7 @@ require() {
     echo "Installing: ${packages[*]}"
     prevent_main_cluster
     as_root apt-get install -qq --yes --no-install-recommends "${packages[@]}" > /dev/null \
-        || fail "apt-get install ${packages[*]} failed; its message is above"
+        || fail "the installation failed; the message is above. Root has to install: ${packages[*]}"
 }
 
 # Debian's server package creates a cluster on port 5432 and starts it. Nobody asked for one here.

@@ -1,4 +1,6 @@
 -- qr_refresh.define_http_client(): an HTTP connection that another thread can end, in Python.
+-- The time-out of requests counts for each single read, so a server that drips bytes can hold it
+-- for ever. Here another thread calls expire() and stop(), which shut the socket down.
 create or replace function qr_refresh.define_http_client()
 returns void
 language plpython3u volatile parallel unsafe security invoker
@@ -13,12 +15,13 @@ as $python$
     import requests
     import urllib3
     from requests.adapters import HTTPAdapter
+    from urllib3.util.ssl_match_hostname import CertificateError
 
     largest_body = 262144  # bytes; a real answer has 13,600
-    reasons = {
+    reasons: dict[Any, str] = {
         TimeoutError: "Request timeout",
         ConnectionRefusedError: "connection refused",
-        ssl.SSLCertVerificationError: "TLS certificate is not trusted",
+        (ssl.SSLCertVerificationError, CertificateError): "TLS certificate is not trusted",
         ssl.SSLError: "TLS error",
     }
 
@@ -45,11 +48,7 @@ as $python$
             pass
 
     class HttpClient:
-        """One connection, for one thread, kept alive between requests.
-
-        The time-out of requests counts for each single read, so a server that drips bytes can hold
-        it for ever. Here another thread calls expire() and stop(), which shut the socket down.
-        """
+        """One connection, for one thread, kept alive between requests."""
 
         def __init__(self, base_url: str, addresses: list[Any], trust: Any) -> None:
             self.addresses = addresses  # what getaddrinfo() gave
@@ -95,9 +94,11 @@ as $python$
                 if response.headers.get("Content-Encoding", "identity") != "identity":
                     return 0, b"", "answer is compressed"
                 body: bytes = response.raw.read(largest_body + 1, decode_content=False)
-                length = response.headers.get("Content-Length", str(len(body)))
-                cut_short = len(body) <= largest_body and length != str(len(body))
-                return response.status_code, body, "answer was cut short" if cut_short else None
+                status, size = response.status_code, len(body)
+                length = response.headers.get("Content-Length", str(size))
+                if status == 200 and size <= largest_body and length != str(size):
+                    return 0, b"", "answer was cut short"
+                return status, body, None
             finally:
                 response.close()
 
@@ -130,7 +131,7 @@ as $python$
         def expire(self, now: float) -> None:
             """Ends the request under way once its deadline has passed. For another thread."""
             with self.lock:
-                if now >= self.deadline and not self.overrun:
+                if now >= self.deadline:
                     self.shut_down()
 
         def stop(self) -> None:
@@ -148,7 +149,7 @@ as $python$
                 pass  # not connected, or no longer
 
         def close(self) -> None:
-            if self.connection is not None:
+            if self.connection:
                 self.connection.close()
             self.watch(None)
 

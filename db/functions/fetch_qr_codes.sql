@@ -12,6 +12,7 @@ returns table (instance_name text, outcome text, qr_code text, error text, elaps
 language plpython3u volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 as $python$
+    import ctypes
     import queue
     import signal
     import socket
@@ -31,8 +32,8 @@ as $python$
         ),
         [instance_names, instance_tokens],
     )
-    # name, outcome, QR code, error, seconds
-    results: list[tuple[str, str, str | None, str | None, float]] = [
+    Row = tuple[str, str, str | None, str | None, float]  # as returned
+    results: list[Row] = [
         (name, "failed" if row["problem"] else "not_attempted", None, row["problem"], 0.0)
         for name, row in zip(instance_names, problems, strict=True)
     ]
@@ -44,22 +45,34 @@ as $python$
     plpy.execute("select qr_refresh.define_http_client()")
     HttpClient = GD["qr_refresh.HttpClient"]
 
-    url = urlsplit(base_url)
+    def end_all(outcome: str, error: str | None) -> list[Row]:
+        for i in wanted:
+            results[i] = (instance_names[i], outcome, None, error, 0.0)
+        return results
+
     addresses: list[Any] = []
+    postgres = ctypes.CDLL(None)
+    pending = [
+        ctypes.c_int.in_dll(postgres, name) for name in ("QueryCancelPending", "ProcDiePending")
+    ]
     todo = iter(wanted)
     done: queue.SimpleQueue[tuple[int, int, bytes, str | None, float]] = queue.SimpleQueue()
     stopping = threading.Event()
     trust = None
-    if url.scheme == "https":
+    if base_url.startswith("https:"):
         from requests.utils import DEFAULT_CA_BUNDLE_PATH
         from urllib3.util.ssl_ import create_urllib3_context
 
         # One context for all connections, from a file that no environment variable names.
         trust = create_urllib3_context()
-        trust.load_verify_locations(ca_file or DEFAULT_CA_BUNDLE_PATH)
+        try:
+            trust.load_verify_locations(ca_file or DEFAULT_CA_BUNDLE_PATH)
+        except OSError:  # of which an SSLError is one
+            return end_all("failed", "CA file cannot be read")
 
     def resolve() -> None:
         try:
+            url = urlsplit(base_url)
             port = url.port or (443 if trust else 80)
             addresses.extend(socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM))
         except (OSError, ValueError, OverflowError):
@@ -95,10 +108,9 @@ as $python$
         resolver.join(tick)
         plpy.execute("select 1")
     if not addresses:
-        outcome, error = ("timeout", None) if resolver.is_alive() else ("failed", "host not found")
-        for i in wanted:
-            results[i] = (instance_names[i], outcome, None, error, 0.0)
-        return results
+        if resolver.is_alive():
+            return end_all("timeout", None)
+        return end_all("failed", "host not found")
 
     read_answer = plpy.prepare("select * from qr_refresh.read_answer($1, $2)", ["integer", "bytea"])
     clients = [HttpClient(base_url, addresses, trust) for _ in wanted[:max_concurrency]]
@@ -113,8 +125,8 @@ as $python$
                 next_tick = now + tick
                 for client in clients:
                     client.expire(now)
-                # Lets Postgres act on a cancel, a time-out or a shutdown: a blocked Python cannot.
-                plpy.execute("select 1")
+                if any(flag.value for flag in pending):
+                    break
                 if done.empty() and not any(worker.is_alive() for worker in workers):
                     break
             try:
@@ -128,12 +140,16 @@ as $python$
                 outcome, picture, error = answer["outcome"], answer["qr_code"], answer["error"]
             results[i] = (instance_names[i], outcome, picture, error, elapsed)
     finally:
-        # Also after a cancel: a thread left behind would freeze until the next PL/Python call.
         stopping.set()
-        for client in clients:
-            client.stop()
         for worker in workers:
-            worker.join()
+            while worker.is_alive():
+                # Again and again: shutting down a socket just before it connects has no effect.
+                for client in clients:
+                    client.stop()
+                worker.join(tick)
+    # Here Postgres acts on a cancel, a time-out or a shutdown. Only now, because a session that
+    # ends while threads are inside OpenSSL can crash the whole server.
+    plpy.execute("select 1")
     return results
 $python$;
 

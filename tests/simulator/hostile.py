@@ -297,17 +297,21 @@ class HostileServer:
         assert task is not None
         self._tasks.add(task)
         self.connections += 1
+        is_closed = False
         try:
             async with asyncio.timeout(PATIENCE):
                 yield self.connections
                 writer.close()
                 await writer.wait_closed()
+                is_closed = True
         except (OSError, asyncio.IncompleteReadError):
             pass  # the client went first, or it has more patience than this server
         except asyncio.CancelledError:
             pass  # only `stop` cancels; asyncio's streams would log it as an error
         finally:
-            writer.transport.abort()
+            # asyncio fails on one that has gone after sending what it still had at close().
+            if not is_closed:
+                writer.transport.abort()
             self._tasks.discard(task)
 
     def _next_behaviour(self, name: str) -> Behaviour:

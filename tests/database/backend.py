@@ -1,0 +1,141 @@
+"""What the kernel knows of a backend: its threads, its sockets, its memory, its blocked signals."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import psycopg
+import pytest
+
+from tests.engines import Server
+from tests.job import Connection, wait_until
+
+# A name is resolved by a thread that waits here. Real ones wait in the C library for a name server
+# that does not answer; that cannot be arranged without being root where the server runs. What is
+# simulated is only the waiting: nothing from outside can end it before it ends by itself.
+SLOW_RESOLVER = """
+    import socket, threading
+    GD['released'] = threading.Event()
+    GD['getaddrinfo'] = socket.getaddrinfo
+    def slow(*arguments, **options):
+        GD['released'].wait(60)
+        return GD['getaddrinfo'](*arguments, **options)
+    socket.getaddrinfo = slow
+"""
+RELEASED_RESOLVER = """
+    import socket
+    socket.getaddrinfo = GD['getaddrinfo']
+    GD['released'].set()
+"""
+
+
+def run_python(connection: Connection, body: str) -> str:
+    """Run a PL/Python block in this session, and return the last thing it passes to plpy.notice."""
+    notices: list[str] = [""]
+
+    def keep(notice: psycopg.errors.Diagnostic) -> None:
+        notices.append(notice.message_primary or "")
+
+    block = f"do language plpython3u $python$\n{dedent(body)}\n$python$"
+    connection.add_notice_handler(keep)
+    try:
+        connection.execute(block.encode())
+    finally:
+        connection.remove_notice_handler(keep)
+    return notices[-1]
+
+
+def threads(connection: Connection, pid: int | None = None) -> int:
+    """Count the threads of this session's backend, or of another one's."""
+    folder = f"/proc/{pid or 'self'}/task"
+    return int(run_python(connection, f"import os; plpy.notice(len(os.listdir('{folder}')))"))
+
+
+def sockets(connection: Connection) -> int:
+    """Count the sockets of this session's backend."""
+    body = """
+        import os
+        def is_socket(fd):
+            try:
+                return os.readlink('/proc/self/fd/' + fd).startswith('socket:')
+            except OSError:
+                return False
+        plpy.notice(sum(map(is_socket, os.listdir('/proc/self/fd'))))
+    """
+    return int(run_python(connection, body))
+
+
+def wait_for_threads(watcher: Connection, pid: int, workers: int) -> None:
+    """Wait until a backend has its main thread and so many others."""
+    wait_until(lambda: threads(watcher, pid) >= 1 + workers, f"{workers} requests under way")
+
+
+def memory(connection: Connection, line: str) -> int:
+    """Return a line of the backend's /proc/self/status, such as VmRSS or VmHWM, in bytes."""
+    body = f"""
+        for line in open('/proc/self/status'):
+            if line.startswith('{line}:'):
+                plpy.notice(line.split()[1])
+    """
+    return int(run_python(connection, body)) * 1024
+
+
+def forget_peak_memory(connection: Connection) -> None:
+    """Let VmHWM of this session's backend begin anew."""
+    run_python(connection, "open('/proc/self/clear_refs', 'w').write('5')")
+
+
+@contextlib.contextmanager
+def file_on_server(server: Server, content: str, name: str) -> Iterator[str]:
+    """Put a file where the server runs, which its operating system user can read."""
+    if server.engine == "url":
+        pytest.skip("a file cannot be put on the server of DATABASE_URL")
+    if server.engine == "docker":
+        path = f"/tmp/{name}"
+        encoded = base64.b64encode(content.encode()).decode()
+        server.run_as_root(["sh", "-c", f"echo {encoded} | base64 -d > {path}"])
+        yield path
+        server.run_as_root(["rm", path])
+        return
+    # pytest's own temporary folders are closed to the user postgres.
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        folder.chmod(0o755)
+        (folder / name).write_text(content)
+        yield str(folder / name)
+    finally:
+        shutil.rmtree(folder)
+
+
+def new_certificate(folder: Path, host: str) -> tuple[str, ssl.SSLContext]:
+    """Return a self-signed certificate for a host as PEM, and a server's context with it."""
+    is_name = host.replace(".", "").isalpha()
+    pem, key = folder / f"{host}.pem", folder / f"{host}.key"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "1", "-subj", "/CN=test", "-out", str(pem), "-keyout", str(key)]
+    command += ["-addext", f"subjectAltName={'DNS' if is_name else 'IP'}:{host}"]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem, key)
+    return pem.read_text(), context
+
+
+@contextlib.contextmanager
+def full_backlog(host: str) -> Iterator[int]:
+    """Listen on a port whose queue is full: whoever connects now waits. Yields the port."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((host, 0), backlog=0))
+        for _ in range(8):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]

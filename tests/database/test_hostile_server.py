@@ -1,0 +1,400 @@
+"""A server that stalls, drips, floods or lies: it costs nothing but itself, and fools nobody."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.database.backend import (
+    RELEASED_RESOLVER,
+    SLOW_RESOLVER,
+    forget_peak_memory,
+    full_backlog,
+    memory,
+    run_python,
+    sockets,
+    threads,
+)
+from tests.engines import Server
+from tests.job import PNG_URL, Job, read_qr, wait_until
+from tests.simulator import hostile
+from tests.simulator.answers import qr_answer
+from tests.simulator.hostile import Behaviour, Exchange, HostileServer, head
+from tests.simulator.instance import QrCode
+
+OLD_QR = "data:image/png;base64,iVBORw0KGgo="
+LATE = 1.0  # seconds over its time at which a request or a run has failed its deadline
+TIMEOUT = "Request timeout"
+NOT_ATTEMPTED = "Not attempted: run timeout reached"
+
+HANGING: dict[str, Behaviour] = {
+    "never answers": hostile.never_answer,
+    "drips header bytes": hostile.drip_headers,
+    "drips body bytes": hostile.drip_body,
+    "half a body, then nothing": hostile.half_body_then_stall,
+    "100 Continue for ever": hostile.continue_flood,
+}
+
+
+def answering(body: bytes, status: str = "200 OK", rest: bytes = b"") -> Behaviour:
+    """Answer with this body, correctly framed; `rest` follows where nothing should."""
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.send(head(status, Content_Length=len(body)) + body + rest)
+        exchange.keep_open = True
+
+    return answer
+
+
+def qr_body(text: str) -> bytes:
+    return qr_answer(QrCode(text, 1)).body
+
+
+def errors(job: Job) -> dict[str, str | None]:
+    """Run, and return what the report says of each instance; None where there is no error."""
+    return {r["instance_name"]: r.get("error") for r in job.run()["results"]}
+
+
+def timed(job: Job) -> tuple[dict[str, str | None], float]:
+    """Run in a session that has imported everything; return the errors and the seconds."""
+    run_python(job.connection, "import requests")
+    begun_at = time.monotonic()
+    found = errors(job)
+    return found, time.monotonic() - begun_at
+
+
+# --- deadlines ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", HANGING)
+def test_a_request_ends_at_its_timeout_whatever_the_server_does(
+    hostile_job: Job,
+    hostile_server: HostileServer,
+    record_property: Callable[[str, object], None],
+    case: str,
+) -> None:
+    hostile_server.behave("shop", HANGING[case])
+    hostile_job.add_row("shop", qr_code=OLD_QR)
+    hostile_job.set(request_timeout="500 ms")
+    found, seconds = timed(hostile_job)
+    record_property("over", round(seconds - 0.5, 3))
+    assert found == {"shop": TIMEOUT}
+    assert 0.5 <= seconds < 0.5 + LATE
+    assert len(hostile_server.requests) == 1
+    assert hostile_job.row("shop").qr_code == OLD_QR
+    wait_until(lambda: hostile_server.open_connections == 0, "the connection is closed")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        (hostile.endless_headers, "connection closed"),
+        (hostile.endless_body, "answer is over 256 kB"),
+        (hostile.oversized_body, "answer is over 256 kB"),
+    ],
+    ids=["headers", "body", "picture"],
+)
+def test_what_does_not_end_is_given_up_before_the_timeout(
+    hostile_job: Job, hostile_server: HostileServer, behaviour: Behaviour, reason: str
+) -> None:
+    hostile_server.behave("shop", behaviour)
+    hostile_job.add_row("shop")
+    found, seconds = timed(hostile_job)
+    assert found == {"shop": f"Failed to fetch QR for shop: {reason}"}
+    assert seconds < 4, "the time-out of a request is 8 s"
+
+
+def test_a_tls_handshake_that_stalls_ends_at_the_timeout(
+    job: Job,
+    stalled_tls_server: HostileServer,
+    record_property: Callable[[str, object], None],
+) -> None:
+    job.set(evolution_api_base_url=stalled_tls_server.base_url, request_timeout="500 ms")
+    job.add_row("shop")
+    found, seconds = timed(job)
+    record_property("over", round(seconds - 0.5, 3))
+    assert found == {"shop": TIMEOUT}
+    assert 0.5 <= seconds < 0.5 + LATE
+    assert stalled_tls_server.connections == 1
+
+
+@pytest.mark.parametrize("case", HANGING)
+def test_a_second_request_on_a_kept_connection_ends_at_its_own_timeout(
+    hostile_job: Job,
+    hostile_server: HostileServer,
+    record_property: Callable[[str, object], None],
+    case: str,
+) -> None:
+    hostile_server.behave("b hangs", HANGING[case])
+    for name in ("a good", "b hangs", "c good"):
+        hostile_job.add_row(name)
+    hostile_job.set(request_timeout="500 ms", max_concurrency=1)
+    found, seconds = timed(hostile_job)
+    record_property("over", round(seconds - 0.5, 3))
+    assert found == {"a good": None, "b hangs": TIMEOUT, "c good": None}
+    assert 0.5 <= seconds < 0.5 + LATE
+    assert [(r.instance_name, r.connection) for r in hostile_server.requests] == [
+        ("a good", 1),
+        ("b hangs", 1),  # the same connection, so nothing was connected anew
+        ("c good", 2),
+    ]
+
+
+def test_a_connect_that_nobody_accepts_ends_at_the_timeout(
+    job: Job, server: Server, record_property: Callable[[str, object], None]
+) -> None:
+    with full_backlog(server.listen_host) as port:
+        url = f"http://{server.reachable_host}:{port}"
+        job.set(evolution_api_base_url=url, request_timeout="500 ms")
+        job.add_row("shop")
+        found, seconds = timed(job)
+    record_property("over", round(seconds - 0.5, 3))
+    assert found == {"shop": TIMEOUT}
+    assert 0.5 <= seconds < 0.5 + LATE
+    assert threads(job.connection) == 1
+
+
+def test_a_name_that_resolves_slowly_ends_at_the_timeout_and_leaves_one_thread(
+    job: Job, record_property: Callable[[str, object], None]
+) -> None:
+    run_python(job.connection, SLOW_RESOLVER)
+    job.set(request_timeout="500 ms")
+    for name in ("a", "b", "c"):
+        job.add(name)
+    found, seconds = timed(job)
+    record_property("over", round(seconds - 0.5, 3))
+    assert found == dict.fromkeys("abc", TIMEOUT)
+    assert 0.5 <= seconds < 0.5 + LATE
+    assert job.simulator.total_requests == 0
+    assert threads(job.connection) == 2, "one for the name, none for the three instances"
+    run_python(job.connection, RELEASED_RESOLVER)
+    wait_until(lambda: threads(job.connection) == 1, "the thread ends with the resolver")
+    assert job.run()["refreshed"] == 3
+
+
+def test_a_run_ends_at_its_timeout_and_says_what_it_did_not_reach(
+    hostile_job: Job,
+    hostile_server: HostileServer,
+    record_property: Callable[[str, object], None],
+) -> None:
+    for number, case in enumerate(HANGING):
+        hostile_server.behave(f"{number} hangs", HANGING[case])
+        hostile_job.add_row(f"{number} hangs")
+    hostile_job.add_row("a late", qr_code=OLD_QR)
+    hostile_job.add_row("b late", qr_code=OLD_QR)
+    hostile_job.set(request_timeout="700 ms", run_timeout="700 ms", max_concurrency=len(HANGING))
+    found, seconds = timed(hostile_job)
+    record_property("over", round(seconds - 0.7, 3))
+    expected = dict.fromkeys([f"{number} hangs" for number in range(len(HANGING))], TIMEOUT)
+    assert found == expected | {"a late": NOT_ATTEMPTED, "b late": NOT_ATTEMPTED}
+    assert 0.7 <= seconds < 0.7 + LATE
+    assert {r.instance_name for r in hostile_server.requests} == set(expected)
+    assert hostile_job.row("a late").qr_code == OLD_QR
+
+
+def test_a_request_that_the_end_of_the_run_cuts_short_is_a_timeout(
+    hostile_job: Job, hostile_server: HostileServer
+) -> None:
+    hostile_server.behave("a drips", hostile.drip_body)
+    hostile_server.behave("b drips", hostile.drip_body)
+    for name in ("a drips", "b drips", "c late"):
+        hostile_job.add_row(name)
+    hostile_job.set(request_timeout="600 ms", run_timeout="1 s", max_concurrency=1)
+    found, seconds = timed(hostile_job)
+    assert found == {"a drips": TIMEOUT, "b drips": TIMEOUT, "c late": NOT_ATTEMPTED}
+    assert 1 <= seconds < 1 + LATE
+
+
+@pytest.mark.parametrize("phase", ["connect", "name"])
+def test_a_run_that_reaches_nobody_ends_at_its_timeout(
+    job: Job, server: Server, phase: str, record_property: Callable[[str, object], None]
+) -> None:
+    job.set(request_timeout="500 ms", run_timeout="700 ms", max_concurrency=2)
+    for name in "abcdef":
+        job.add(name)
+    with full_backlog(server.listen_host) as port:
+        if phase == "connect":
+            job.set(evolution_api_base_url=f"http://{server.reachable_host}:{port}")
+        else:
+            run_python(job.connection, SLOW_RESOLVER)
+        found, seconds = timed(job)
+    record_property("over", round(seconds - 0.7, 3))
+    assert set(found.values()) <= {TIMEOUT, NOT_ATTEMPTED}
+    assert len(found) == 6
+    assert 0.5 <= seconds < 0.7 + LATE
+    if phase == "name":
+        run_python(job.connection, RELEASED_RESOLVER)
+
+
+# --- isolation ------------------------------------------------------------------------------------
+
+
+def test_three_bad_instances_cost_none_of_two_hundred_good_ones(
+    hostile_job: Job,
+    hostile_server: HostileServer,
+    record_property: Callable[[str, object], None],
+) -> None:
+    hostile_server.behave("050 hangs", hostile.never_answer)
+    hostile_server.behave("100 resets", hostile.reset_at_once)
+    hostile_server.behave("150 drips", hostile.drip_body)
+    for name in ("050 hangs", "100 resets", "150 drips"):
+        hostile_job.add_row(name, qr_code=OLD_QR)
+    for number in range(200):
+        hostile_job.add_row(f"{number:03} good")
+    hostile_job.set(request_timeout="2 s")
+    found, seconds = timed(hostile_job)
+    record_property("over", round(seconds - 2, 3))
+    assert {name: error for name, error in found.items() if error} == {
+        "050 hangs": TIMEOUT,
+        "100 resets": "Failed to fetch QR for 100 resets: connection closed",
+        "150 drips": TIMEOUT,
+    }
+    stored = hostile_job.value(
+        "select count(*) from evolution_instances"
+        " where qr_code <> %s and last_qr_update > now() - interval '1 minute'",
+        OLD_QR,
+    )
+    assert stored == 200
+    assert len(hostile_server.requests) == 203
+    assert seconds < 2 + 1
+
+
+# --- never fooled ---------------------------------------------------------------------------------
+
+
+def json_body(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def picture(data: bytes) -> bytes:
+    return json_body({"base64": PNG_URL + base64.b64encode(data).decode()})
+
+
+async def not_modified_with_length(exchange: Exchange) -> None:
+    """Send a 304 that, as HTTP allows, has the length of what it does not send."""
+    await exchange.send(head("304 Not Modified", Content_Length=13600))
+    exchange.keep_open = True
+
+
+async def length_is_no_number(exchange: Exchange) -> None:
+    await exchange.send(head(Content_Length="many") + hostile.GOOD_BODY)
+
+
+async def chunk_size_is_no_number(exchange: Exchange) -> None:
+    await exchange.send(head(Transfer_Encoding="chunked") + b"many\r\n" + hostile.GOOD_BODY)
+
+
+REAL_PICTURE = base64.b64decode(
+    json.loads(hostile.GOOD_BODY)["base64"].removeprefix(PNG_URL), validate=True
+)
+FOOLING: dict[str, tuple[Behaviour, str]] = {
+    "HTML": (answering(b"<html><img src='data:image/png;base64,x'></html>"), "answer is not JSON"),
+    "list": (answering(json_body([hostile.GOOD_BODY.decode()])), "answer is not a JSON object"),
+    "number": (answering(b"7"), "answer is not a JSON object"),
+    "null": (answering(b"null"), "answer is not a JSON object"),
+    "not base64": (answering(json_body({"base64": PNG_URL + "??"})), "QR code is not base64"),
+    "spaced base64": (
+        answering(hostile.GOOD_BODY.replace(b"iVBOR", b"iV BOR")),
+        "QR code is not base64",
+    ),
+    "GIF": (answering(picture(b"GIF89a" + bytes(100))), "QR code is not a PNG picture"),
+    "SVG": (
+        answering(json_body({"base64": "data:image/svg+xml;base64,PHN2Zy8+"})),
+        "QR code is not base64",
+    ),
+    "SVG as PNG": (answering(picture(b"<svg/>")), "QR code is not a PNG picture"),
+    "half a PNG": (answering(picture(REAL_PICTURE[:2000])), "QR code is not a PNG picture"),
+    "empty": (answering(b""), "answer is empty"),
+    "blank": (answering(b" \r\n"), "answer is empty"),
+    "not UTF-8": (answering(b'{"base64": "\xff\xfe"}'), "answer is not JSON"),
+    "deep": (answering(b"[" * 100_000), "answer is not JSON"),
+    "error true": (
+        answering(json_body({"error": True, **json.loads(hostile.GOOD_BODY)})),
+        "Evolution API reports an error",
+    ),
+    "over 256 kB": (hostile.oversized_body, "answer is over 256 kB"),
+    "gzip bomb": (hostile.gzip_bomb, "answer is compressed"),
+    "half, then close": (hostile.half_body_then_close, "answer was cut short"),
+    "half, then reset": (hostile.reset_in_body, "connection closed"),
+    "chunks cut short": (hostile.chunked_cut_short, "connection closed"),
+    "length too large": (hostile.content_length_too_large, "answer was cut short"),
+    "length too small": (hostile.content_length_too_small, "answer is not JSON"),
+    "length no number": (length_is_no_number, "answer was cut short"),
+    "chunk no number": (chunk_size_is_no_number, "connection closed"),
+    "304": (hostile.not_modified, "304 Not Modified"),
+    "304 with length": (not_modified_with_length, "304 Not Modified"),
+    "201 with a QR": (answering(hostile.GOOD_BODY, "201 Created"), "201 Created"),
+    "500 with a QR": (answering(hostile.GOOD_BODY, "500 Oops"), "500 Internal Server Error"),
+    "not HTTP": (hostile.not_http, "connection closed"),
+}
+
+
+@pytest.mark.parametrize("most", [1, 16], ids=["one after the other", "16 at a time"])
+def test_nothing_but_a_whole_picture_is_stored_and_each_reason_is_short(
+    hostile_job: Job, hostile_server: HostileServer, most: int
+) -> None:
+    for name, (behaviour, _) in FOOLING.items():
+        hostile_server.behave(name, behaviour)
+        hostile_job.add_row(name, qr_code=OLD_QR)
+        # Its neighbour on the same worker must get what is its own.
+        hostile_server.behave(f"{name}, then", answering(qr_body(f"QR of {name}")))
+        hostile_job.add_row(f"{name}, then")
+    hostile_job.set(max_concurrency=most)
+    found = errors(hostile_job)
+    for name, (_, reason) in FOOLING.items():
+        assert (name, found[name]) == (name, f"Failed to fetch QR for {name}: {reason}")
+        assert found[f"{name}, then"] is None
+        assert hostile_job.row(name).qr_code == OLD_QR
+        assert read_qr(hostile_job.row(f"{name}, then").qr_code) == f"QR of {name}"
+
+
+def test_the_text_of_the_qr_in_place_of_the_picture_is_not_stored(
+    hostile_job: Job, hostile_server: HostileServer
+) -> None:
+    hostile_server.behave("shop", answering(json_body({"code": "2@text", "count": 1})))
+    hostile_job.add_row("shop", qr_code=OLD_QR)
+    assert errors(hostile_job) == {"shop": "No QR code available from Evolution API"}
+    assert hostile_job.row("shop").qr_code == OLD_QR
+
+
+SECOND_ANSWER = head(Content_Length=len(hostile.GOOD_BODY)) + hostile.GOOD_BODY
+
+
+@pytest.mark.parametrize("body", [hostile.GOOD_BODY, b'{"count":0}'], ids=["QR", "no QR"])
+@pytest.mark.parametrize("rest", [b"}", b"garbage" * 20_000, SECOND_ANSWER])
+def test_bytes_after_an_answer_are_not_taken_for_the_next_one(
+    hostile_job: Job, hostile_server: HostileServer, body: bytes, rest: bytes
+) -> None:
+    hostile_server.behave("a talks on", answering(body, rest=rest))
+    hostile_server.behave("b", answering(qr_body("QR of b")))
+    hostile_job.add_row("a talks on")
+    hostile_job.add_row("b")
+    hostile_job.set(max_concurrency=1)
+    assert errors(hostile_job)["b"] is None
+    assert read_qr(hostile_job.row("b").qr_code) == "QR of b"
+
+
+def test_bombs_and_floods_cost_the_backend_less_than_20_mb(
+    hostile_job: Job,
+    hostile_server: HostileServer,
+    record_property: Callable[[str, object], None],
+) -> None:
+    bad = [hostile.gzip_bomb, hostile.endless_body, hostile.oversized_body, hostile.endless_headers]
+    hostile_job.add_row("a")
+    open_before = sockets(hostile_job.connection)
+    hostile_job.run()
+    for number, behaviour in enumerate(bad * 4):
+        hostile_server.behave(f"bad {number}", behaviour)
+        hostile_job.add_row(f"bad {number}", qr_code=OLD_QR)
+    forget_peak_memory(hostile_job.connection)
+    before = memory(hostile_job.connection, "VmRSS")
+    report = hostile_job.run()
+    grown = memory(hostile_job.connection, "VmHWM") - before
+    record_property("megabytes", round(grown / 1e6, 1))
+    assert (report["refreshed"], report["failed"]) == (1, 16)
+    assert grown < 20e6
+    assert (threads(hostile_job.connection), sockets(hostile_job.connection)) == (1, open_before)

@@ -1,0 +1,121 @@
+"""https: the server's certificate is verified, against the system's CAs or a file of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.database.backend import file_on_server, new_certificate
+from tests.engines import Server
+from tests.job import Job
+from tests.simulator import hostile
+from tests.simulator.hostile import HostileServer, running_hostile_server
+
+
+@pytest.fixture
+def certificate(server: Server, tmp_path: Path, tls_server: HostileServer) -> str:
+    """The certificate of `tls_server`, which is its own CA, as PEM."""
+    return (tmp_path / f"{server.reachable_host}.pem").read_text()
+
+
+@pytest.fixture
+def tls_server(server: Server, tmp_path: Path) -> Iterator[HostileServer]:
+    _, context = new_certificate(tmp_path, server.reachable_host)
+    with running_hostile_server(server.listen_host, ssl_context=context) as running:
+        running.base_url = running.base_url.replace(server.listen_host, server.reachable_host)
+        yield running
+
+
+@pytest.fixture
+def tls_job(job: Job, tls_server: HostileServer) -> Job:
+    job.set(evolution_api_base_url=tls_server.base_url, request_timeout="5 s")
+    job.add_row("shop", "a-secret")
+    return job
+
+
+REFUSED = {
+    "success": False,
+    "qr_updated": False,
+    "error": "Failed to fetch QR for shop: TLS certificate is not trusted",
+}
+
+
+def test_a_self_signed_certificate_is_refused_before_a_token_is_sent(
+    tls_job: Job, tls_server: HostileServer
+) -> None:
+    assert tls_job.result("shop") == REFUSED
+    assert tls_job.row("shop").qr_code is None
+    assert tls_server.requests == []
+
+
+def test_a_private_ca_is_trusted_where_the_settings_name_its_file(
+    tls_job: Job, tls_server: HostileServer, certificate: str, server: Server
+) -> None:
+    tls_job.add_row("stall")
+    tls_server.behave("stall", hostile.drip_body)
+    tls_job.set(request_timeout="500 ms", max_concurrency=1)
+    with file_on_server(server, certificate, "private-ca.pem") as path:
+        tls_job.set(ca_file=path)
+        report = tls_job.run()
+    assert [(r["instance_name"], r.get("error")) for r in report["results"]] == [
+        ("shop", None),
+        ("stall", "Request timeout"),
+    ]
+    assert tls_job.row("shop").qr_code is not None
+    # Also inside TLS one connection serves a worker's requests.
+    assert [(r.headers["apikey"], r.connection) for r in tls_server.requests] == [
+        ("a-secret", 1),
+        ("a-token", 1),
+    ]
+
+
+def test_the_certificate_of_another_ca_is_refused(
+    tls_job: Job, tls_server: HostileServer, server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other, _ = new_certificate(tmp_path / "other", server.reachable_host)
+    with file_on_server(server, other, "other-ca.pem") as path:
+        tls_job.set(ca_file=path)
+        assert tls_job.result("shop") == REFUSED
+    assert tls_server.requests == []
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "example.org"], ids=["address", "name"])
+def test_a_trusted_certificate_for_another_host_is_refused(
+    job: Job, server: Server, tmp_path: Path, host: str
+) -> None:
+    certificate, context = new_certificate(tmp_path, host)
+    with (
+        running_hostile_server(server.listen_host, ssl_context=context) as running,
+        file_on_server(server, certificate, "mismatch-ca.pem") as path,
+    ):
+        url = running.base_url.replace(server.listen_host, server.reachable_host)
+        job.set(evolution_api_base_url=url, ca_file=path)
+        job.add_row("shop")
+        assert job.result("shop") == REFUSED
+        assert running.requests == []
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"], ids=["missing", "not PEM"])
+def test_a_ca_file_that_cannot_be_used_is_reported(
+    tls_job: Job, tls_server: HostileServer, server: Server, content: str | None
+) -> None:
+    with file_on_server(server, content or "", "bad-ca.pem") as path:
+        tls_job.set(ca_file=path if content else path + ".missing")
+        assert tls_job.result("shop") == {
+            "success": False,
+            "qr_updated": False,
+            "error": "Failed to fetch QR for shop: CA file cannot be read",
+        }
+    assert tls_server.connections == 0
+
+
+@pytest.mark.parametrize("host", ["[1]", "[:::]"])
+def test_an_address_that_is_none_is_reported_as_a_host_that_is_not_found(
+    job: Job, host: str
+) -> None:
+    job.set(evolution_api_base_url=f"http://{host}")
+    job.add_row("shop")
+    assert job.result("shop")["error"] == "Failed to fetch QR for shop: host not found"

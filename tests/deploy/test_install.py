@@ -1,0 +1,265 @@
+"""Installing: over itself, beside what is there, from one file; and what is said where it fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.engines import Server, start_postgres
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = (
+    "select (select count(*) from pg_namespace where nspname = 'qr_refresh')"
+    " + (select count(*) from pg_proc where proname = 'refresh_qr_codes')"
+    " + (select count(*) from pg_class where relname = 'evolution_instances')"
+)
+
+
+def make(target: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a target of the Makefile as a person does."""
+    environment = {key: value for key, value in os.environ.items() if key != "DATABASE_URL"}
+    if url is not None:
+        environment["DATABASE_URL"] = url
+    return subprocess.run(
+        ["make", target, f"PYTHON={sys.executable}", f"VENV={sys.prefix}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def migrated(url: str) -> str:
+    result = make("migrate", url)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="session")
+def schema_of(server: Server) -> Callable[[str], str]:
+    """A database as pg_dump sees it, data included, without what differs from dump to dump."""
+
+    def dump(url: str) -> str:
+        if server.engine == "docker":
+            # The host's pg_dump may be older than the server, and would refuse.
+            inside = url.replace(f"@{server.host}:{server.port}/", "@127.0.0.1:5432/")
+            code, output = server.run_as_root(["pg_dump", inside])
+        else:
+            result = subprocess.run(["pg_dump", url], capture_output=True, text=True, check=False)
+            code, output = result.returncode, result.stdout
+        assert code == 0, "pg_dump failed"
+        # psql's \\restrict has another random key in each dump.
+        return "\n".join(line for line in output.splitlines() if not line.startswith("\\"))
+
+    return dump
+
+
+def value(url: str, query: str) -> object:
+    with psycopg.connect(url) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return row[0]
+
+
+@pytest.fixture
+def second_database(create_database: Callable[[str], str]) -> str:
+    return create_database("template template0")
+
+
+def run_dist(url: str) -> None:
+    make("dist")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute((ROOT / "dist" / "qr_refresh.sql").read_bytes())
+
+
+def test_an_empty_database_gets_the_job_and_the_table(empty_database: str) -> None:
+    output = migrated(empty_database)
+    assert "WARNING: that is the built-in default. Instance tokens are sent there." in output
+    report = value(empty_database, "select refresh_qr_codes()")
+    assert report == {
+        "success": True,
+        "total_instances": 0,
+        "refreshed": 0,
+        "failed": 0,
+        "results": [],
+    }
+
+
+def test_installing_over_itself_changes_nothing_and_keeps_the_settings(
+    empty_database: str, schema_of: Callable[[str], str]
+) -> None:
+    migrated(empty_database)
+    with psycopg.connect(empty_database) as connection:
+        connection.execute(
+            "update qr_refresh.settings set evolution_api_base_url = 'https://api.example.org',"
+            " max_concurrency = 3"
+        )
+    before = schema_of(empty_database)
+    output = migrated(empty_database)
+    assert "Evolution API base URL in force: https://api.example.org (from: settings)" in output
+    assert schema_of(empty_database) == before
+
+
+def test_every_file_can_be_run_twice_in_any_state(
+    empty_database: str, schema_of: Callable[[str], str]
+) -> None:
+    run_dist(empty_database)
+    before = schema_of(empty_database)
+    run_dist(empty_database)
+    assert schema_of(empty_database) == before
+
+
+def test_the_one_file_installs_the_same_as_migrate(
+    empty_database: str, second_database: str, schema_of: Callable[[str], str]
+) -> None:
+    migrated(empty_database)
+    run_dist(second_database)
+    assert schema_of(second_database) == schema_of(empty_database)
+    # And dbmate then knows what has been run.
+    assert "Applying" not in migrated(second_database)
+    assert schema_of(second_database) == schema_of(empty_database)
+
+
+def test_psql_installs_the_one_file(empty_database: str) -> None:
+    make("dist")
+    psql = subprocess.run(
+        ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "dist/qr_refresh.sql", empty_database],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert psql.returncode == 0, psql.stderr
+    assert value(empty_database, "select refresh_qr_codes() ->> 'success'") == "true"
+
+
+def test_an_existing_table_keeps_its_rows_and_gets_only_what_it_lacks(empty_database: str) -> None:
+    with psycopg.connect(empty_database) as connection:
+        connection.execute(
+            "create type status as enum ('connecting', 'connected');"
+            "create table evolution_instances (id bigint primary key, tenant text not null,"
+            " instance_name varchar(100) unique, instance_token varchar(255),"
+            " instance_status status);"
+            "insert into evolution_instances values (1, 'a', 'shop', 'token', 'connecting'),"
+            " (2, 'b', 'bar', null, 'connected')"
+        )
+    migrated(empty_database)
+    with psycopg.connect(empty_database) as connection:
+        rows = connection.execute(
+            "select id, tenant, instance_name, instance_status::text, qr_code, last_qr_update"
+            " from evolution_instances order by id"
+        ).fetchall()
+        assert rows == [
+            (1, "a", "shop", "connecting", None, None),
+            (2, "b", "bar", "connected", None, None),
+        ]
+        connection.execute(
+            "update qr_refresh.settings set evolution_api_base_url = 'http://nowhere.invalid'"
+        )
+        row = connection.execute("select refresh_qr_codes()").fetchone()
+        assert row is not None and row[0]["total_instances"] == 1
+
+
+def test_a_table_without_instance_name_stops_the_installation(empty_database: str) -> None:
+    with psycopg.connect(empty_database) as connection:
+        connection.execute("create table evolution_instances (something integer)")
+    result = make("migrate", empty_database)
+    assert result.returncode != 0
+    assert "has no column instance_name" in result.stdout + result.stderr
+    assert (
+        value(
+            empty_database,
+            "select count(*) from pg_attribute"
+            " where attrelid = 'evolution_instances'::regclass and attnum > 0",
+        )
+        == 1
+    )
+
+
+def test_two_installations_at_once_both_succeed(empty_database: str) -> None:
+    with ThreadPoolExecutor() as pool:
+        for output in pool.map(migrated, [empty_database] * 2):
+            assert "Installed" in output
+    assert value(empty_database, "select refresh_qr_codes() ->> 'success'") == "true"
+
+
+@pytest.mark.parametrize("way", ["migrate", "dist"])
+def test_without_superuser_nothing_is_installed_and_the_message_says_what_to_do(
+    server: Server, empty_database: str, way: str
+) -> None:
+    name = empty_database.rsplit("/", 1)[1]
+    with psycopg.connect(empty_database, autocommit=True) as admin:
+        admin.execute(f"create role owner_of_{name} login password 'x'".encode())
+        admin.execute(f"alter database {name} owner to owner_of_{name}".encode())
+    url = f"postgresql://owner_of_{name}:x@{server.host}:{server.port}/{name}"
+    try:
+        if way == "migrate":
+            result = make("migrate", url)
+            assert result.returncode != 0
+            output = result.stdout + result.stderr
+            assert "installing refresh-qr-codes needs a superuser" in output
+            assert "Connect as a superuser" in output
+        else:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="needs a superuser"):
+                run_dist(url)
+        assert value(empty_database, OURS) == 0
+    finally:
+        with psycopg.connect(server.dsn(), autocommit=True) as admin:
+            admin.execute(f"alter database {name} owner to {server.user}".encode())
+            admin.execute(f"drop role owner_of_{name}".encode())
+
+
+@pytest.mark.parametrize(
+    ("hidden", "message", "package"),
+    [
+        (
+            "/usr/share/postgresql/17/extension/plpython3u.control",
+            "PL/Python (extension plpython3u) is missing",
+            "apt install postgresql-plpython3-17",
+        ),
+        (
+            "/usr/lib/python3/dist-packages/requests",
+            "the Python library requests is missing",
+            "apt install python3-requests",
+        ),
+    ],
+    ids=["plpython3u", "requests"],
+)
+def test_a_missing_package_is_named_and_nothing_is_installed(
+    server: Server, hidden: str, message: str, package: str
+) -> None:
+    if server.engine != "docker":
+        pytest.skip("takes files of the server away: only in a container of its own, PG=docker")
+    with start_postgres("docker") as bare:
+        assert bare.run_as_root(["mv", hidden, "/root/"]).returncode == 0
+        result = make("migrate", bare.dsn())
+        output = result.stdout + result.stderr
+        assert result.returncode != 0
+        assert message in output
+        assert package in output
+        assert value(bare.dsn(), OURS) == 0
+
+
+@pytest.mark.parametrize("url", [None, "", "not a URL"], ids=["none", "empty", "no URL"])
+def test_without_a_database_url_migrate_shows_an_example(url: str | None) -> None:
+    result = make("migrate", url)
+    assert result.returncode != 0
+    assert "DATABASE_URL" in result.stderr
+    assert "make migrate DATABASE_URL=postgresql://" in result.stderr
+
+
+def test_the_password_is_not_printed(empty_database: str, server: Server) -> None:
+    result = make("migrate", empty_database)
+    assert server.password not in result.stdout + result.stderr
+    wrong = make("migrate", empty_database.replace(server.password, "wrong-password"))
+    assert wrong.returncode != 0
+    assert "wrong-password" not in wrong.stdout + wrong.stderr
