@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -9,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.engines import Server, start_postgres
+from tests.engines import EngineError, Server, start_postgres
 from tests.job import Connection, Job, install
 from tests.simulator import Simulator, running_simulator
 
@@ -24,7 +25,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    with start_postgres() as running:
+    with contextlib.ExitStack() as stack:
+        try:
+            running = stack.enter_context(start_postgres())
+        except EngineError as e:
+            # Without a server every other test would repeat the same error.
+            pytest.exit(f"error: {e}", returncode=2)
         _tested.append(f"{running.version}, engine {running.engine}")
         yield running
 

@@ -2,6 +2,9 @@
 
 create schema if not exists qr_refresh;
 
+-- Somebody else may have made it first; whoever owns it could drop what is in it.
+alter schema qr_refresh owner to current_user;
+
 comment on schema qr_refresh is
 'refresh-qr-codes: settings, state and functions of the job that keeps WhatsApp QR codes fresh.';
 

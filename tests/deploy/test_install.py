@@ -49,14 +49,8 @@ def schema_of(server: Server) -> Callable[[str], str]:
     """A database as pg_dump sees it, data included, without what differs from dump to dump."""
 
     def dump(url: str) -> str:
-        if server.engine == "docker":
-            # The host's pg_dump may be older than the server, and would refuse.
-            inside = url.replace(f"@{server.host}:{server.port}/", "@127.0.0.1:5432/")
-            code, output = server.run_as_root(["pg_dump", inside])
-        else:
-            result = subprocess.run(["pg_dump", url], capture_output=True, text=True, check=False)
-            code, output = result.returncode, result.stdout
-        assert code == 0, "pg_dump failed"
+        code, output = server.run_client(["pg_dump"], dbname=url.rsplit("/", 1)[1])
+        assert code == 0, output[-500:]
         # psql's \\restrict has another random key in each dump.
         return "\n".join(line for line in output.splitlines() if not line.startswith("\\"))
 
@@ -129,16 +123,14 @@ def test_the_one_file_installs_the_same_as_migrate(
     assert schema_of(second_database) == schema_of(empty_database)
 
 
-def test_psql_installs_the_one_file(empty_database: str) -> None:
+def test_psql_installs_the_one_file(empty_database: str, server: Server) -> None:
     make("dist")
-    psql = subprocess.run(
-        ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "dist/qr_refresh.sql", empty_database],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+    code, output = server.run_client(
+        ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-"],
+        stdin=(ROOT / "dist" / "qr_refresh.sql").read_text(encoding="utf-8"),
+        dbname=empty_database.rsplit("/", 1)[1],
     )
-    assert psql.returncode == 0, psql.stderr
+    assert (code, output) == (0, "")
     assert value(empty_database, "select refresh_qr_codes() ->> 'success'") == "true"
 
 
