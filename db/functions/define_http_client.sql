@@ -57,7 +57,9 @@ as $python$
             self.overrun = self.stopped = False
             self.sock: socket.socket | None = None
             self.connection: Any = None
-            options = {"cert_reqs": "CERT_REQUIRED", "ssl_context": trust} if trust else {}
+            # ca_certs: Debian's urllib3 would otherwise add the system's CAs to the context's.
+            tls = {"cert_reqs": "CERT_REQUIRED", "ca_certs": None, "ssl_context": trust}
+            options = tls if trust else {}
             # Not a session: an adapter follows no redirect and reads no .netrc and no proxies.
             self.adapter = Adapter(pool_connections=1)
             self.adapter.pool = pool = urllib3.connection_from_url(base_url, **options)
@@ -153,7 +155,6 @@ as $python$
                 self.connection.close()
             self.watch(None)
 
-    # Defined anew by each run, so that a deploy reaches sessions that are open.
     GD["qr_refresh.HttpClient"] = HttpClient
 $python$;
 

@@ -41,9 +41,10 @@ as $python$
     if not wanted:
         return results
 
-    # Imports requests, so only where there is something to ask.
-    plpy.execute("select qr_refresh.define_http_client()")
-    HttpClient = GD["qr_refresh.HttpClient"]
+    # Imports requests, so only where there is something to ask. Each run defines anew, so that a
+    # deploy reaches sessions that are open.
+    plpy.execute("select qr_refresh.define_http_client(), qr_refresh.define_answer_reader()")
+    HttpClient, read_answer = GD["qr_refresh.HttpClient"], GD["qr_refresh.read_answer"]
 
     def end_all(outcome: str, error: str | None) -> list[Row]:
         for i in wanted:
@@ -51,8 +52,11 @@ as $python$
         return results
 
     addresses: list[Any] = []
+    # Postgres's own flags. A session that ends while threads are inside OpenSSL can crash the whole
+    # server, so the threads end first.
     postgres = ctypes.CDLL(None)
-    pending = [
+    interrupt_pending = ctypes.c_int.in_dll(postgres, "InterruptPending")
+    ends_pending = [
         ctypes.c_int.in_dll(postgres, name) for name in ("QueryCancelPending", "ProcDiePending")
     ]
     todo = iter(wanted)
@@ -112,7 +116,6 @@ as $python$
             return end_all("timeout", None)
         return end_all("failed", "host not found")
 
-    read_answer = plpy.prepare("select * from qr_refresh.read_answer($1, $2)", ["integer", "bytea"])
     clients = [HttpClient(base_url, addresses, trust) for _ in wanted[:max_concurrency]]
     workers: list[threading.Thread] = []
     try:
@@ -125,8 +128,11 @@ as $python$
                 next_tick = now + tick
                 for client in clients:
                     client.expire(now)
-                if any(flag.value for flag in pending):
+                if any(flag.value for flag in ends_pending):
                     break
+                if interrupt_pending.value:
+                    # Other sessions may wait for an answer, such as one that drops a database.
+                    plpy.execute("select 1")
                 if done.empty() and not any(worker.is_alive() for worker in workers):
                     break
             try:
@@ -136,8 +142,7 @@ as $python$
             remaining -= 1
             outcome, picture = "timeout" if error == "Request timeout" else "failed", None
             if error is None:
-                answer = plpy.execute(read_answer, [status, body])[0]
-                outcome, picture, error = answer["outcome"], answer["qr_code"], answer["error"]
+                outcome, picture, error = read_answer(status, body)
             results[i] = (instance_names[i], outcome, picture, error, elapsed)
     finally:
         stopping.set()
@@ -147,8 +152,7 @@ as $python$
                 for client in clients:
                     client.stop()
                 worker.join(tick)
-    # Here Postgres acts on a cancel, a time-out or a shutdown. Only now, because a session that
-    # ends while threads are inside OpenSSL can crash the whole server.
+    # Here Postgres acts on a cancel, a time-out or a shutdown: blocked in Python it cannot.
     plpy.execute("select 1")
     return results
 $python$;

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import shutil
+import secrets
 import socket
 import ssl
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -95,25 +94,24 @@ def forget_peak_memory(connection: Connection) -> None:
 
 
 @contextlib.contextmanager
-def file_on_server(server: Server, content: str, name: str) -> Iterator[str]:
+def file_on_server(server: Server, content: str, path: str | None = None) -> Iterator[str]:
     """Put a file where the server runs, which its operating system user can read."""
     if server.engine == "url":
         pytest.skip("a file cannot be put on the server of DATABASE_URL")
+    # Not pytest's own temporary folder: it is closed to the user postgres.
+    path = path or f"/tmp/refresh-qr-codes-{secrets.token_hex(8)}"
     if server.engine == "docker":
-        path = f"/tmp/{name}"
         encoded = base64.b64encode(content.encode()).decode()
         server.run_as_root(["sh", "-c", f"echo {encoded} | base64 -d > {path}"])
         yield path
         server.run_as_root(["rm", path])
-        return
-    # pytest's own temporary folders are closed to the user postgres.
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    try:
-        folder.chmod(0o755)
-        (folder / name).write_text(content)
-        yield str(folder / name)
-    finally:
-        shutil.rmtree(folder)
+    else:
+        Path(path).write_text(content)
+        try:
+            Path(path).chmod(0o644)
+            yield path
+        finally:
+            Path(path).unlink()
 
 
 def new_certificate(folder: Path, host: str) -> tuple[str, ssl.SSLContext]:

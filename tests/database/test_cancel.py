@@ -74,6 +74,11 @@ def under_way(job: Job, watcher: Connection, kind: str) -> Iterator[Future[dict[
         yield run
 
 
+def wait_until_gone(watcher: Connection, pid: int) -> None:
+    question = f"import os; plpy.notice(os.path.exists('/proc/{pid}'))"
+    wait_until(lambda: run_python(watcher, question) == "False", "the process is gone")
+
+
 def works_again(job: Job) -> bool:
     job.connection.execute("delete from evolution_instances")
     job.set(evolution_api_base_url=job.simulator.base_url)
@@ -193,6 +198,58 @@ def test_a_fast_shutdown_ends_hanging_calls_of_every_kind(
         own.start()
         with psycopg.connect(own.dsn()) as session:
             assert session.execute("select count(*) from qr_refresh.runs").fetchone() == (0,)
+
+
+def test_a_session_that_ends_inside_openssl_takes_no_other_along(server: Server) -> None:
+    if server.engine == "url":
+        pytest.skip("what this test looks for would crash the server of DATABASE_URL")
+    with contextlib.ExitStack() as stack:
+        # A server of its own: a crash in one session ends them all.
+        own = stack.enter_context(start_postgres(server.engine))
+        install(own.dsn())
+        tls = stack.enter_context(running_hostile_server(own.listen_host, never_handshake=True))
+        url = tls.base_url.replace(own.listen_host, own.reachable_host)
+        watcher = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
+        executor = stack.enter_context(ThreadPoolExecutor(1))
+        for _ in range(12):
+            session = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
+            call = executor.submit(
+                session.execute,
+                "select * from qr_refresh.fetch_qr_codes("
+                "array_fill('a'::text, '{32}'), array_fill('t'::text, '{32}'),"
+                " %s, 20, 20, 32, null)",
+                (url,),
+            )
+            # Early, while the others still begin and OpenSSL is at work in several threads.
+            wait_for_threads(watcher, session.info.backend_pid, 8)
+            watcher.execute("select pg_terminate_backend(%s)", (session.info.backend_pid,))
+            assert isinstance(call.exception(15), psycopg.errors.AdminShutdown)
+            wait_until_gone(watcher, session.info.backend_pid)
+        assert "terminated by signal" not in own.log_text()
+
+
+def test_a_hanging_run_does_not_hold_up_other_sessions(
+    hostile_job: Job,
+    hostile_server: HostileServer,
+    connect: Callable[[], Connection],
+    record_property: Callable[[str, object], None],
+) -> None:
+    # DROP DATABASE waits until every session of the server has looked up from its work.
+    watcher = connect()
+    other = f"other_{hostile_job.connection.info.dbname}"
+    watcher.execute(f"create database {other}".encode())
+    hostile_server.behave("hangs", hostile.never_answer)
+    hostile_job.add_row("hangs")
+    hostile_job.set(request_timeout="4 s", max_concurrency=1)
+    with under_way(hostile_job, watcher, "name") as run:
+        wait_until(lambda: hostile_server.requests, "the request hangs")
+        begun_at = time.monotonic()
+        watcher.execute(f"drop database {other}".encode())
+        seconds = time.monotonic() - begun_at
+        record_property("seconds", round(seconds, 3))
+        assert not run.done()
+        watcher.execute("select pg_cancel_backend(%s)", (hostile_job.connection.info.backend_pid,))
+    assert seconds < 2
 
 
 def test_a_cancel_that_comes_just_before_a_connect_ends_it_all_the_same(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.database.backend import file_on_server, new_certificate
+from tests.database.backend import file_on_server, new_certificate, run_python
 from tests.engines import Server
 from tests.job import Job
 from tests.simulator import hostile
@@ -56,7 +57,7 @@ def test_a_private_ca_is_trusted_where_the_settings_name_its_file(
     tls_job.add_row("stall")
     tls_server.behave("stall", hostile.drip_body)
     tls_job.set(request_timeout="500 ms", max_concurrency=1)
-    with file_on_server(server, certificate, "private-ca.pem") as path:
+    with file_on_server(server, certificate) as path:
         tls_job.set(ca_file=path)
         report = tls_job.run()
     assert [(r["instance_name"], r.get("error")) for r in report["results"]] == [
@@ -76,7 +77,7 @@ def test_the_certificate_of_another_ca_is_refused(
 ) -> None:
     (tmp_path / "other").mkdir()
     other, _ = new_certificate(tmp_path / "other", server.reachable_host)
-    with file_on_server(server, other, "other-ca.pem") as path:
+    with file_on_server(server, other) as path:
         tls_job.set(ca_file=path)
         assert tls_job.result("shop") == REFUSED
     assert tls_server.requests == []
@@ -89,7 +90,7 @@ def test_a_trusted_certificate_for_another_host_is_refused(
     certificate, context = new_certificate(tmp_path, host)
     with (
         running_hostile_server(server.listen_host, ssl_context=context) as running,
-        file_on_server(server, certificate, "mismatch-ca.pem") as path,
+        file_on_server(server, certificate) as path,
     ):
         url = running.base_url.replace(server.listen_host, server.reachable_host)
         job.set(evolution_api_base_url=url, ca_file=path)
@@ -102,7 +103,7 @@ def test_a_trusted_certificate_for_another_host_is_refused(
 def test_a_ca_file_that_cannot_be_used_is_reported(
     tls_job: Job, tls_server: HostileServer, server: Server, content: str | None
 ) -> None:
-    with file_on_server(server, content or "", "bad-ca.pem") as path:
+    with file_on_server(server, content or "") as path:
         tls_job.set(ca_file=path if content else path + ".missing")
         assert tls_job.result("shop") == {
             "success": False,
@@ -110,6 +111,36 @@ def test_a_ca_file_that_cannot_be_used_is_reported(
             "error": "Failed to fetch QR for shop: CA file cannot be read",
         }
     assert tls_server.connections == 0
+
+
+def test_a_private_ca_takes_the_place_of_the_systems(
+    tls_job: Job, server: Server, certificate: str
+) -> None:
+    # Everything that any TLS context of this session loads from now on.
+    run_python(
+        tls_job.connection,
+        """
+        import ssl
+        GD['loaded'] = []
+        load = ssl.SSLContext.load_verify_locations
+        load_default = ssl.SSLContext.load_default_certs
+        def load_and_tell(self, cafile=None, capath=None, cadata=None):
+            GD['loaded'].append([cafile, capath, cadata])
+            return load(self, cafile, capath, cadata)
+        def load_default_and_tell(self, *arguments):
+            GD['loaded'].append('default')
+            return load_default(self, *arguments)
+        ssl.SSLContext.load_verify_locations = load_and_tell
+        ssl.SSLContext.load_default_certs = load_default_and_tell
+        """,
+    )
+    for number in range(4):
+        tls_job.add_row(f"shop {number}")
+    with file_on_server(server, certificate) as path:
+        tls_job.set(ca_file=path)
+        assert tls_job.run()["refreshed"] == 5
+    loaded = run_python(tls_job.connection, "import json; plpy.notice(json.dumps(GD['loaded']))")
+    assert json.loads(loaded) == [[path, None, None]], "once, and nothing else"
 
 
 @pytest.mark.parametrize("host", ["[1]", "[:::]"])

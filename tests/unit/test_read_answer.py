@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,9 @@ FAILED = {
 
 
 def read(status: int, body: bytes) -> tuple[str, str | None, str | None]:
-    ((outcome, qr_code, error),) = load("read_answer", Plpy())(status, body)
+    gd: dict[str, Any] = {}
+    load("define_answer_reader", Plpy(), gd)()
+    outcome, qr_code, error = gd["qr_refresh.read_answer"](status, body)
     return outcome, qr_code, error
 
 
