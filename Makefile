@@ -40,6 +40,14 @@ demo: setup ## show the whole job with a simulated Evolution API, in a throw-awa
 test: setup ## run the tests; PG=docker, local or url chooses the PostgreSQL, ARGS are pytest's
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(VENV)/complete ## try what reads the answers on FUZZ_EXAMPLES=10000 made-up ones
+	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-10000} $(VENV)/bin/python -m pytest tests/unit/test_read_answer_fuzz.py
+
+.PHONY: bench
+bench: setup ## measure the job beside a bare asyncio client and the sequential way, as ratios
+	@$(VENV)/bin/python -m tests.bench
+
 .PHONY: lint
 lint: $(VENV)/complete dist ## check Python, the Python inside the SQL, the SQL and the scripts
 	@tests/install_packages.sh lint
