@@ -1,0 +1,170 @@
+"""`make bench`: the job beside the limit and beside the way of the Edge Function, as ratios.
+
+All three ask the same simulated server, in turn, in the same run, so that the ratios hold also
+where the machine's speed drifts. The server is on this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import aiohttp
+import psycopg
+import requests
+
+from tests.engines import Server, start_postgres
+from tests.job import install
+
+CONCURRENCY = 200
+ROUNDS = 3
+SEQUENTIAL_SAMPLE = 20  # instances; the rest of a sequential run is more of the same
+WORKLOADS = (  # instances, server latency in seconds
+    (200, 0.0),
+    (200, 0.2),
+    (1000, 0.0),
+    (1000, 0.2),
+    (1000, 1.0),
+    (5000, 0.2),
+)
+
+
+@contextmanager
+def simulator_process(host: str, instances: int, latency: float) -> Iterator[str]:
+    """Run the simulator in a process of its own, as a real server would be; yields its URL."""
+    command = [sys.executable, "-m", "tests.simulator", "--host", host, "--port", "0"]
+    command += ["--instances", str(instances), "--latency", str(latency)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split(" on ")[1].strip()
+        finally:
+            process.terminate()
+
+
+def instance(number: int) -> tuple[str, dict[str, str]]:
+    """Return the path and the headers of the simulator's instance with this number."""
+    name = f"instance-{number}"
+    return f"/instance/connect/{name}", {"apikey": f"token-{name}"}
+
+
+def limit_seconds(url: str, instances: int) -> float:
+    """Time a bare asyncio client with the same concurrency and no database."""
+
+    async def fetch_all() -> None:
+        connector = aiohttp.TCPConnector(limit=CONCURRENCY)
+        async with aiohttp.ClientSession(url, connector=connector) as session:
+
+            async def fetch(number: int) -> None:
+                path, headers = instance(number)
+                async with session.get(path, headers=headers) as response:
+                    response.raise_for_status()
+                    await response.read()
+
+            await asyncio.gather(*map(fetch, range(1, instances + 1)))
+
+    begun_at = time.monotonic()
+    asyncio.run(fetch_all())
+    return time.monotonic() - begun_at
+
+
+def sequential_seconds(url: str, instances: int) -> float:
+    """Time requests, one call after the other, for a sample; scaled to all instances."""
+    begun_at = time.monotonic()
+    for number in range(1, SEQUENTIAL_SAMPLE + 1):
+        path, headers = instance(number)
+        requests.get(url + path, headers=headers, timeout=8).raise_for_status()
+    return (time.monotonic() - begun_at) / SEQUENTIAL_SAMPLE * instances
+
+
+def job_seconds(server: Server) -> tuple[float, int]:
+    """Time one run in a new session; returns it with the backend's peak memory in MB."""
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        begun_at = time.monotonic()
+        row = connection.execute("select refresh_qr_codes()").fetchone()
+        seconds = time.monotonic() - begun_at
+        assert row is not None and row[0]["failed"] == 0, row
+        peak: list[str] = []
+        connection.add_notice_handler(lambda notice: peak.append(notice.message_primary or ""))
+        connection.execute(
+            "do language plpython3u $$ import resource;"
+            " plpy.notice(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024) $$"
+        )
+    return seconds, int(peak[0])
+
+
+def prepare(server: Server, url: str, instances: int) -> None:
+    """Fill the table with the simulator's instances and point the job at it."""
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute("truncate evolution_instances")
+        connection.execute(
+            "insert into evolution_instances (instance_name, instance_token, instance_status)"
+            " select 'instance-' || n, 'token-instance-' || n, 'connecting'"
+            " from generate_series(1, %s) as n",
+            (instances,),
+        )
+        connection.execute("vacuum analyze evolution_instances")
+        connection.execute(
+            "update qr_refresh.settings set evolution_api_base_url = %s, max_concurrency = %s,"
+            " log_detail = 'cycle'",
+            (url, CONCURRENCY),
+        )
+
+
+def update_cost(server: Server) -> tuple[float, float]:
+    """Return WAL bytes and milliseconds that storing one QR code costs."""
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute(
+            "create temp table qr as select array_agg(e.instance_name) as names,"
+            " array_agg(e.instance_token) as tokens, array_agg(e.qr_code) as codes,"
+            " count(*) as n from evolution_instances as e"
+        )
+        before = connection.execute("select pg_current_wal_insert_lsn()").fetchone()
+        begun_at = time.monotonic()
+        connection.execute(
+            "select count(*) from qr, qr_refresh.store_qr_codes(names, tokens, codes)"
+        )
+        seconds = time.monotonic() - begun_at
+        row = connection.execute(
+            "select pg_current_wal_insert_lsn() - %s::pg_lsn, n from qr", before
+        ).fetchone()
+    assert row is not None
+    return float(row[0]) / row[1], seconds * 1000 / row[1]
+
+
+def main() -> None:
+    """Print one table."""
+    with start_postgres() as server:
+        install(server.dsn())
+        print(f"PostgreSQL {server.version}, engine {server.engine}, {CONCURRENCY} calls at a time")
+        print(f"median of {ROUNDS} rounds; each round in a new session\n")
+        print("instances  latency   job      job / limit  sequential / job  peak memory")
+        for instances, latency in WORKLOADS:
+            with simulator_process(server.listen_host, instances, latency) as url:
+                prepare(server, url.replace(server.listen_host, server.reachable_host), instances)
+                rounds = []
+                for _ in range(ROUNDS):
+                    limit = limit_seconds(url, instances)
+                    job, peak = job_seconds(server)
+                    rounds.append(
+                        (job, job / limit, sequential_seconds(url, instances) / job, peak)
+                    )
+                job, to_limit, to_sequential, peak = map(
+                    statistics.median, zip(*rounds, strict=True)
+                )
+            print(
+                f"{instances:9}  {latency * 1000:4.0f} ms  {job:6.2f} s  {to_limit:11.2f}"
+                f"  {to_sequential:16.1f}  {peak:8.0f} MB",
+                flush=True,
+            )
+        wal, milliseconds = update_cost(server)
+        print(f"\nStoring one QR code: {wal:,.0f} bytes of WAL, {milliseconds:.2f} ms")
+
+
+if __name__ == "__main__":
+    main()
