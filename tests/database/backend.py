@@ -78,6 +78,15 @@ def wait_for_threads(watcher: Connection, pid: int, workers: int) -> None:
     wait_until(lambda: threads(watcher, pid) >= 1 + workers, f"{workers} requests under way")
 
 
+def wait_for_threads_to_end(connection: Connection, left: int = 0) -> None:
+    """Wait until the backend has its main thread and so many others.
+
+    A thread that Python has joined is there for a moment more, until the kernel has done with it.
+    """
+    what = f"no more than {left} threads beside the main one"
+    wait_until(lambda: threads(connection) == 1 + left, what, timeout=1)
+
+
 def memory(connection: Connection, line: str) -> int:
     """Return a line of the backend's /proc/self/status, such as VmRSS or VmHWM, in bytes."""
     body = f"""

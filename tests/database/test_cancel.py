@@ -19,6 +19,7 @@ from tests.database.backend import (
     sockets,
     threads,
     wait_for_threads,
+    wait_for_threads_to_end,
 )
 from tests.engines import Server, start_postgres
 from tests.job import Connection, Job, install, wait_until
@@ -115,10 +116,10 @@ def test_a_cancel_ends_hanging_calls_and_the_session_goes_on(
     assert seconds < PROMPT
     session.execute("reset statement_timeout")
     if kind == "name":
-        assert threads(session) == 2, "what waits for the name is the only thread left"
+        wait_for_threads_to_end(session, left=1)  # what waits for the name
         run_python(session, RELEASED_RESOLVER)
-        wait_until(lambda: threads(session) == 1, "it ends with the resolver")
-    assert (threads(session), sockets(session)) == (1, open_before)
+    wait_for_threads_to_end(session)
+    assert sockets(session) == open_before
     assert works_again(hanging)
 
 
@@ -280,4 +281,4 @@ def test_a_cancel_that_comes_just_before_a_connect_ends_it_all_the_same(
     record_property("seconds", round(seconds, 3))
     assert seconds < 2
     job.connection.execute("reset statement_timeout")
-    assert threads(job.connection) == 1
+    wait_for_threads_to_end(job.connection)
