@@ -6,6 +6,7 @@ returns void
 language plpython3u volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 as $python$
+    import contextlib
     import socket
     import ssl
     import threading
@@ -41,7 +42,6 @@ as $python$
 
         def get_connection(self, *args: Any, **options: Any) -> Any:
             return self.pool
-
         get_connection_with_tls_context = get_connection  # its name since requests 2.32
 
         def cert_verify(self, *args: Any, **options: Any) -> None:
@@ -109,8 +109,9 @@ as $python$
             self.connection = connection
             failure = OSError()
             for family, kind, protocol, _, address in self.addresses:
-                sock = socket.socket(family, kind, protocol)
+                sock: socket.socket | None = None
                 try:
+                    sock = socket.socket(family, kind, protocol)
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     sock.settimeout(max(self.deadline - time.monotonic(), 0.001))
                     # A TLS handshake takes the descriptor away from `sock`; the duplicate stays.
@@ -119,7 +120,8 @@ as $python$
                     return sock
                 except OSError as e:
                     failure = e
-                    sock.close()
+                    if sock:
+                        sock.close()
             raise failure
 
         def watch(self, sock: socket.socket | None) -> None:
@@ -144,11 +146,9 @@ as $python$
 
         def shut_down(self) -> None:
             self.overrun = True
-            try:
+            with contextlib.suppress(OSError):  # not connected, or no longer
                 if self.sock is not None:
                     self.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # not connected, or no longer
 
         def close(self) -> None:
             if self.connection:

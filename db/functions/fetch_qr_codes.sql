@@ -57,7 +57,9 @@ as $python$
     postgres = ctypes.CDLL(None)
     interrupt_pending = ctypes.c_int.in_dll(postgres, "InterruptPending")
     ends_pending = [
-        ctypes.c_int.in_dll(postgres, name) for name in ("QueryCancelPending", "ProcDiePending")
+        ctypes.c_int.in_dll(postgres, name)
+        for name in ("QueryCancelPending", "ProcDiePending", "TransactionTimeoutPending")
+        if hasattr(postgres, name)  # the last one since PostgreSQL 17
     ]
     todo = iter(wanted)
     done: queue.SimpleQueue[tuple[int, int, bytes, str | None, float]] = queue.SimpleQueue()
@@ -133,7 +135,8 @@ as $python$
                 if interrupt_pending.value:
                     # Other sessions may wait for an answer, such as one that drops a database.
                     plpy.execute("select 1")
-                if done.empty() and not any(worker.is_alive() for worker in workers):
+                # In this order: a worker's last answer is there before the worker has ended.
+                if not any(worker.is_alive() for worker in workers) and done.empty():
                     break
             try:
                 i, status, body, error, elapsed = done.get(timeout=tick)

@@ -282,3 +282,23 @@ def test_a_cancel_that_comes_just_before_a_connect_ends_it_all_the_same(
     assert seconds < 2
     job.connection.execute("reset statement_timeout")
     wait_for_threads_to_end(job.connection)
+
+
+def test_a_transaction_timeout_ends_the_session_and_not_the_server(
+    hostile_job: Job,
+    hostile_server: HostileServer,
+    connect: Callable[[], Connection],
+    server: Server,
+) -> None:
+    if int(server.version.split(".")[0]) < 17:
+        pytest.skip("transaction_timeout came with PostgreSQL 17: PG=docker has it")
+    watcher = connect()
+    hostile_server.behave("hangs", hostile.never_answer)
+    hostile_job.add_row("hangs")
+    hostile_job.set(request_timeout="8 s")
+    hostile_job.connection.execute("set transaction_timeout = '500 ms'")
+    begun_at = time.monotonic()
+    with pytest.raises(psycopg.errors.TransactionTimeout):
+        hostile_job.run()
+    assert time.monotonic() - begun_at < 3
+    assert watcher.execute("select 1").fetchone() == (1,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -289,6 +290,15 @@ async def chunk_size_is_no_number(exchange: Exchange) -> None:
     await exchange.send(head(Transfer_Encoding="chunked") + b"many\r\n" + hostile.GOOD_BODY)
 
 
+async def rest_comes_late(exchange: Exchange) -> None:
+    """Promise half of the body, and send the other half when the next request may have come."""
+    half = len(hostile.GOOD_BODY) // 2
+    await exchange.send(head(Content_Length=half) + hostile.GOOD_BODY[:half])
+    await asyncio.sleep(0.1)
+    await exchange.send(hostile.GOOD_BODY[half:])
+    exchange.keep_open = True
+
+
 REAL_PICTURE = base64.b64decode(
     json.loads(hostile.GOOD_BODY)["base64"].removeprefix(PNG_URL), validate=True
 )
@@ -324,6 +334,7 @@ FOOLING: dict[str, tuple[Behaviour, str]] = {
     "chunks cut short": (hostile.chunked_cut_short, "connection closed"),
     "length too large": (hostile.content_length_too_large, "answer was cut short"),
     "length too small": (hostile.content_length_too_small, "answer is not JSON"),
+    "rest late": (rest_comes_late, "answer is not JSON"),
     "length no number": (length_is_no_number, "answer was cut short"),
     "chunk no number": (chunk_size_is_no_number, "connection closed"),
     "304": (hostile.not_modified, "304 Not Modified"),

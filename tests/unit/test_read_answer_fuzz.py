@@ -67,11 +67,13 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+SMALL = encoded(PNG[:33] + PNG[-12:])
 statuses = st.one_of(st.just(200), st.integers(100, 999), st.sampled_from([201, 204, 304, 500]))
 pictures = st.one_of(
     st.binary(max_size=200).map(encoded),
     st.binary(max_size=200).map(lambda tail: encoded(SIGNATURE + tail)),
     st.binary(max_size=200).map(lambda middle: encoded(SIGNATURE + middle + PNG[-12:])),
+    st.binary(max_size=200).map(lambda start: encoded(start + PNG[-12:])),
     st.integers(0, len(PNG)).map(lambda size: encoded(PNG[:size])),
     st.text(max_size=50),
 )
@@ -150,6 +152,19 @@ def test_every_whole_picture_is_accepted_with_status_200_and_with_no_other(
         assert check(status, body) == expected
         if status == 200:
             assert read_answer(200, body) == ("qr_code", PREFIX + picture, None)
+
+
+@fuzz
+@given(
+    at=st.integers(0, len(SMALL)),
+    junk=st.text(alphabet="\0\r\n -_=?\u00e9\ud800", min_size=1, max_size=3),
+)
+def test_a_picture_with_anything_in_its_base64_that_does_not_belong_there_is_refused(
+    at: int, junk: str
+) -> None:
+    assert check(200, json.dumps({"base64": PREFIX + SMALL}).encode()) == "qr_code"
+    spoiled = SMALL[:at] + junk + SMALL[at:]
+    assert check(200, json.dumps({"base64": PREFIX + spoiled}).encode()) == "failed"
 
 
 @pytest.mark.parametrize("size", [LARGEST, LARGEST + 1])
