@@ -90,9 +90,11 @@ as $python$
         log(f"Processing {name}...")
         log(f"Fetching QR for {name}")
     answers = run(
-        "select outcome, qr_code, error from qr_refresh.fetch_qr_codes($1, $2, $3, $4, $5, $6, $7)",
-        ["text[]", "text[]", "text", "float8", "float8", "integer", "text"],
-        [names, tokens, settings["base_url"], settings["request_timeout"]]
+        "select outcome, qr_code, error"
+        " from qr_refresh.fetch_qr_codes($1, $2, $3, $4, $4, $5, $6, $7, $8)",
+        ["text[]", "text[]", "text[]", "bool[]", "float8", "float8", "integer", "text"],
+        [names, tokens, [settings["base_url"]] * len(names), [False] * len(names)]
+        + [settings["request_timeout"]]
         + [settings["run_timeout"] - (time.monotonic() - begun_at)]
         + [settings["max_concurrency"], settings["ca_file"]],
     )

@@ -184,7 +184,8 @@ def test_a_fast_shutdown_ends_hanging_calls_of_every_kind(
                     session.execute,
                     "select * from qr_refresh.fetch_qr_codes("
                     "array_fill(%s::text, '{8}'), array_fill('t'::text, '{8}'),"
-                    " %s, 20, 20, 8, null)",
+                    " array_fill(%s::text, '{8}'), array_fill(false, '{8}'),"
+                    " array_fill(false, '{8}'), 20, 20, 8, null)",
                     (kind, url),
                 )
             )
@@ -218,7 +219,8 @@ def test_a_session_that_ends_inside_openssl_takes_no_other_along(server: Server)
                 session.execute,
                 "select * from qr_refresh.fetch_qr_codes("
                 "array_fill('a'::text, '{32}'), array_fill('t'::text, '{32}'),"
-                " %s, 20, 20, 32, null)",
+                " array_fill(%s::text, '{32}'), array_fill(false, '{32}'),"
+                " array_fill(false, '{32}'), 20, 20, 32, null)",
                 (url,),
             )
             # Early, while the others still begin and OpenSSL is at work in several threads.

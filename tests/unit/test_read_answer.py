@@ -1,4 +1,4 @@
-"""read_answer() on what the real Evolution API has answered."""
+"""read_answer() and read_state() on what the real Evolution API has answered."""
 
 from __future__ import annotations
 
@@ -29,17 +29,34 @@ FAILED = {
 }
 
 
-def read(status: int, body: bytes) -> tuple[str, str | None, str | None]:
+STATES = {
+    "06_connectionState_connecting": ("connecting", None),
+    "33_connectionState_unknown": (None, "404 Not Found"),
+    "52_connectionState_open": ("open", None),
+    "60_in_db_not_in_memory": (None, "Evolution API reports an error"),
+    "v1/14_on_disk_not_in_memory": (None, "answer is empty"),
+}
+
+
+def readers() -> dict[str, Any]:
     gd: dict[str, Any] = {}
     load("define_answer_reader", Plpy(), gd)()
-    outcome, qr_code, error = gd["qr_refresh.read_answer"](status, body)
+    return gd
+
+
+def read(status: int, body: bytes) -> tuple[str, str | None, str | None]:
+    outcome, qr_code, error = readers()["qr_refresh.read_answer"](status, body)
     return outcome, qr_code, error
 
 
-def read_capture(name: str) -> tuple[str, str | None, str | None]:
+def capture(name: str) -> tuple[int, bytes]:
     headers = (CAPTURES / f"{name}.headers.txt").read_text(encoding="utf-8")
     status = int(headers.split("HTTP/1.1 ")[1][:3])
-    return read(status, (CAPTURES / f"{name}.body.json").read_bytes())
+    return status, (CAPTURES / f"{name}.body.json").read_bytes()
+
+
+def read_capture(name: str) -> tuple[str, str | None, str | None]:
+    return read(*capture(name))
 
 
 @pytest.mark.parametrize("name", QR)
@@ -80,3 +97,17 @@ def test_a_picture_that_was_cut_short_is_not_taken() -> None:
 
 def test_a_body_over_256_kb_is_not_read() -> None:
     assert read(200, b" " * 262_145) == ("failed", None, "answer is over 256 kB")
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_captured_state_is_read(name: str) -> None:
+    assert readers()["qr_refresh.read_state"](*capture(name)) == STATES[name]
+
+
+@pytest.mark.parametrize(
+    ("instance", "state"),
+    [({"state": "close"}, "close"), ({"instanceName": "x"}, None), ({"state": ["open"]}, None)],
+)
+def test_a_state_is_one_of_three_or_none(instance: dict[str, Any], state: str | None) -> None:
+    body = json.dumps({"instance": instance}).encode()
+    assert readers()["qr_refresh.read_state"](200, body) == (state, None)

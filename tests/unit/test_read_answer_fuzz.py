@@ -1,4 +1,4 @@
-"""read_answer() on arbitrary bytes: it never raises, and takes only PNG pictures for a QR code.
+"""read_answer() and read_state() on arbitrary bytes: they never raise, nor take one for another.
 
 FUZZ_EXAMPLES sets the number of cases for each test.
 """
@@ -28,7 +28,7 @@ REASON = re.compile(r"[A-Za-z0-9 '-]{3,60}")
 
 gd: dict[str, Any] = {}
 load("define_answer_reader", Plpy(), gd)()  # a query would fail the test
-read_answer = gd["qr_refresh.read_answer"]
+read_answer, read_state = gd["qr_refresh.read_answer"], gd["qr_refresh.read_state"]
 GOOD = json.loads(GOOD_BODY)
 PNG = base64.b64decode(GOOD["base64"].removeprefix(PREFIX), validate=True)
 fuzz = hypothesis.settings(
@@ -67,6 +67,7 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+STATES = ["open", "connecting", "close"]
 SMALL = encoded(PNG[:33] + PNG[-12:])
 statuses = st.one_of(st.just(200), st.integers(100, 999), st.sampled_from([201, 204, 304, 500]))
 pictures = st.one_of(
@@ -92,7 +93,9 @@ keys = st.one_of(
     st.text(max_size=5),
 )
 values: st.SearchStrategy[Any] = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), strings, st.just("open")),
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), strings, st.sampled_from(STATES)
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(keys, inner, max_size=5)),
     max_leaves=10,
 )
@@ -123,6 +126,27 @@ bodies = st.one_of(
 @given(status=statuses, body=bodies)
 def test_no_answer_raises_and_only_pictures_are_qr_codes(status: int, body: bytes) -> None:
     check(status, body)
+
+
+@fuzz
+@given(
+    status=statuses,
+    body=st.one_of(
+        bodies,
+        values.map(lambda value: json.dumps({"instance": value}).encode()),
+        values.map(lambda value: json.dumps({"instance": {"state": value}}).encode()),
+    ),
+)
+def test_no_answer_about_a_state_raises_and_a_state_is_one_that_was_sent(
+    status: int, body: bytes
+) -> None:
+    state, error = read_state(status, body)
+    assert error is None or REASON.fullmatch(error)
+    if state is not None:
+        assert error is None
+        assert status == 200
+        assert state in STATES
+        assert json.loads(body)["instance"]["state"] == state
 
 
 @fuzz

@@ -1,0 +1,150 @@
+-- qr_refresh.define_evolution_server(): one Evolution server and the calls to it, in Python.
+-- Each server has threads of its own, so one that hangs costs only its own instances.
+create or replace function qr_refresh.define_evolution_server()
+returns void
+language plpython3u volatile parallel unsafe security invoker
+set search_path = pg_catalog, pg_temp
+as $python$
+    import queue
+    import signal
+    import socket
+    import threading
+    import time
+    from typing import Any
+    from urllib.parse import urlsplit
+
+    class EvolutionServer:
+        """Resolves the server's name, then calls. Its threads never touch plpy.
+
+        done gets for each call: position, outcome, QR code, error, elapsed, reconnected.
+        """
+
+        def __init__(
+            self,
+            base_url: str,
+            request_timeout: float,
+            run_ends: float,
+            done: queue.SimpleQueue[Any],
+        ) -> None:
+            self.base_url, self.done = base_url, done
+            self.request_timeout, self.run_ends = request_timeout, run_ends
+            self.started_at = time.monotonic()
+            self.trust: Any = None
+            self.calls: list[Any] = []
+            self.addresses: list[Any] = []
+            self.lock = threading.Lock()
+            self.is_resolving = True
+            self.stopping = threading.Event()
+            self.threads: list[threading.Thread] = []
+            self.clients: list[Any] = []
+
+        def start(self, most_workers: int, ca_file: str | None) -> None:
+            """Starts the first thread, which starts the others. For the main thread."""
+            if self.base_url.startswith("https:"):
+                try:
+                    self.trust = GD["qr_refresh.tls_trust"](ca_file)
+                except OSError:  # of which an SSLError is one
+                    self.is_resolving = False
+                    self.end_all("failed", "CA file cannot be read")
+                    return
+            self.todo = iter(self.calls)
+            # A signal handled in a thread of ours would run Postgres's handlers beside Postgres.
+            # Threads take over the mask of the one that starts them.
+            former = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            try:
+                self.start_thread(self.resolve_and_work, min(most_workers, len(self.calls)))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+        def start_thread(self, target: Any, *arguments: Any) -> None:
+            thread = threading.Thread(target=target, args=arguments, daemon=True)
+            thread.start()
+            self.threads.append(thread)
+
+        def resolve_and_work(self, most_workers: int) -> None:
+            try:
+                url = urlsplit(self.base_url)
+                port = url.port or (443 if self.trust else 80)
+                self.addresses += socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)
+            except (OSError, ValueError, OverflowError):
+                pass
+            with self.lock:
+                self.is_resolving = False
+                if self.stopping.is_set():
+                    return
+            if not self.addresses:
+                self.end_all("failed", "host not found")
+                return
+            for _ in range(1, most_workers):
+                if self.stopping.is_set():
+                    break
+                self.start_thread(self.work)
+            self.work()
+
+        def work(self) -> None:
+            """One worker: a call after the other. Resolving counts for the first of them."""
+            client = GD["qr_refresh.HttpClient"](self.base_url, self.addresses, self.trust)
+            # In this order: after stop() this client is in the list, or no call is made.
+            self.clients.append(client)
+            ask = GD["qr_refresh.ask"]
+            begun_at = self.started_at
+            for call in self.todo:
+                if self.stopping.is_set() or time.monotonic() >= self.run_ends:
+                    break
+                deadline = min(begun_at + self.request_timeout, self.run_ends)
+                answer = ask(client, self.base_url, call, deadline)
+                now = time.monotonic()
+                self.done.put((call.position, *answer[:3], now - begun_at, answer[3]))
+                begun_at = now
+            client.close()
+
+        def end_all(self, outcome: str, error: str | None) -> None:
+            elapsed = time.monotonic() - self.started_at
+            for call in self.calls:
+                self.done.put((call.position, outcome, None, error, elapsed, False))
+
+        def is_at_work(self) -> bool:
+            return not self.stopping.is_set() and any(thread.is_alive() for thread in self.threads)
+
+        def expire(self, now: float) -> None:
+            """Ends what has passed its deadline. For the main thread."""
+            with self.lock:
+                ends = min(self.started_at + self.request_timeout, self.run_ends)
+                if self.is_resolving and not self.stopping.is_set() and now >= ends:
+                    self.stopping.set()
+                    self.end_all("timeout", None)
+            for client in self.clients:
+                client.expire(now)
+
+        def stop(self) -> None:
+            with self.lock:
+                self.stopping.set()
+            for client in self.clients:
+                client.stop()
+
+        def join(self, tick: float) -> None:
+            """Waits until all threads have ended, which have been stopped.
+
+            Nothing can interrupt getaddrinfo(). What waits there is left behind, one thread for a
+            server, until the resolver's own time-outs end it (resolv.conf: 5 s, two attempts, each
+            name server).
+            """
+            if self.is_resolving:
+                return
+            for thread in self.threads:  # the first one may still be adding to them
+                thread.join(tick)
+                while thread.is_alive():
+                    # Again and again: shutting down a socket just before it connects has no effect.
+                    self.stop()
+                    thread.join(tick)
+
+    GD["qr_refresh.EvolutionServer"] = EvolutionServer
+$python$;
+
+alter function qr_refresh.define_evolution_server() owner to qr_refresh_owner;
+revoke all on function qr_refresh.define_evolution_server() from public;
+
+comment on function qr_refresh.define_evolution_server() is
+'Defines the Python class EvolutionServer for qr_refresh.fetch_qr_codes() of this session, in PL/Python''s dictionary GD: the threads that '
+'call one Evolution server. It uses what qr_refresh.define_evolution_call(), define_http_client() and define_tls_trust() define.
+Privileges: EXECUTE for nobody but the owner and superusers.';
