@@ -121,6 +121,20 @@ class Job:
         (result,) = (r for r in self.run()["results"] if r["instance_name"] == name)
         return {key: value for key, value in result.items() if key != "instance_name"}
 
+    def let_time_pass(self, seconds: float) -> None:
+        """Move the simulator's clock forward, and what the job remembers back by as much.
+
+        The job then sees what it would see after so many seconds.
+        """
+        self.simulator.clock.advance(seconds)
+        moments = ["attempted_at", "answered_at", "next_attempt_at", "reconnected_at"]
+        moments += ["qr_first_seen_at", "qr_changed_after"]
+        changes = sql.SQL(", ").join(
+            sql.SQL("{0} = {0} - make_interval(secs => {1})").format(sql.Identifier(name), seconds)
+            for name in moments
+        )
+        self.connection.execute(sql.SQL("update qr_refresh.instance_state set {}").format(changes))
+
     def row(self, name: str) -> Row:
         """Read an instance's row back from the table."""
         cursor = self.connection.cursor(row_factory=class_row(Row))

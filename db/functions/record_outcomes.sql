@@ -1,90 +1,189 @@
--- qr_refresh.record_outcomes(): remembers what each instance answered; tells which QRs are dead.
+-- qr_refresh.record_outcomes(): remembers what each instance answered, and when to ask it again.
 create or replace function qr_refresh.record_outcomes(
-    instance_names text[], outcomes text[], qr_codes text[]
+    asked_at timestamptz,
+    instance_names text[],
+    outcomes text[],
+    qr_codes text[],
+    errors text[],
+    reconnected boolean[],
+    elapsed double precision[]
 )
-returns setof boolean
+returns void
 language plpgsql volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '100ms'
 as $$
 declare
     seen_at constant timestamptz := clock_timestamp();
-    live_since constant timestamptz := seen_at - (select s.qr_lifetime from qr_refresh.settings as s);
+    -- How long Evolution API serves a QR code; measured 44.9 to 45.1 s.
+    lifetime constant interval := '45 seconds';
+    -- An answer that takes longer than this belongs into the slow lane.
+    slow_answer constant double precision := 1;
 begin
-    return query
     with observed as materialized (
         select
-            o.instance_name,
-            o.outcome,
-            o.position,
-            sha256(convert_to(o.qr_code, 'UTF8')) as qr_digest
-        from unnest(instance_names, outcomes, qr_codes)
-            with ordinality as o (instance_name, outcome, qr_code, position)
-    ), known as (
+            o.*,
+            sha256(convert_to(o.qr_code, 'UTF8')) as qr_digest,
+            o.outcome not in ('failed', 'timeout') as is_answer,
+            o.outcome in ('stored', 'unchanged', 'changed') as is_live,
+            -- Where connect opens a socket it sleeps 2 or 5 seconds, else it answers at once.
+            o.reconnected
+            or (o.elapsed > 1.5 and o.outcome <> 'failed') as opened_socket
+        from unnest(instance_names, outcomes, qr_codes, errors, reconnected, elapsed)
+            as o (instance_name, outcome, qr_code, error, reconnected, elapsed)
+        where o.outcome <> 'not_attempted'
+    ), known as materialized (
         -- Locked rows are skipped: another session's open transaction must not hold a run.
-        select s.instance_name
+        select s.*
         from qr_refresh.instance_state as s
         where s.instance_name = any(instance_names)
         order by s.instance_name
         for update skip locked
+    ), learned as (
+        select
+            o.*,
+            coalesce(o.qr_digest is distinct from k.qr_digest, true)
+            and o.qr_digest is not null as is_new_qr,
+            k.qr_digest as known_qr_digest,
+            k.qr_first_seen_at as known_first_seen_at,
+            k.qr_changed_after as known_changed_after,
+            k.answered_at as known_answered_at,
+            k.poll_interval as known_poll_interval,
+            k.reconnected_at as known_reconnected_at,
+            coalesce(k.reconnects, 0) as known_reconnects,
+            coalesce(k.failures, 0) as known_failures,
+            o.outcome in ('closed', 'failed', 'timeout')
+            or o.elapsed > slow_answer as is_slow,
+            -- In the fast lane a call is cut short: what then happens is for the slow lane to say.
+            o.outcome in ('closed', 'timeout') and not coalesce(k.is_slow, false) as changes_lane
+        from observed as o
+        left join known as k on o.instance_name = k.instance_name
+    ), phase as (
+        select
+            l.*,
+            case when l.is_new_qr then seen_at else l.known_first_seen_at end as first_seen_at,
+            case
+                when l.is_new_qr then greatest(l.known_answered_at, seen_at - lifetime)
+                -- Still served, so it cannot have been there for longer than one lives.
+                when l.qr_digest is not null
+                    then greatest(l.known_changed_after, asked_at - lifetime)
+                else l.known_changed_after
+            end as changed_after,
+            case
+                when l.is_live then 0
+                when l.changes_lane then l.known_failures
+                else l.known_failures + 1
+            end as new_failures
+        from learned as l
+    ), paced as (
+        select
+            p.*,
+            case
+                -- The next one comes within a span as long as the one in which this one came. Four
+                -- attempts divide it by four, so a few QR codes later it is short. With a little
+                -- more there are at most five attempts in 45 seconds.
+                when p.is_new_qr then least(
+                    interval '9.1 seconds',
+                    greatest(
+                        interval '0.25 seconds',
+                        (p.first_seen_at - p.changed_after) / 4 + interval '0.1 seconds'
+                    )
+                )
+                else coalesce(p.known_poll_interval, interval '9.1 seconds')
+            end as new_poll_interval
+        from phase as p
+    ), timed as (
+        select
+            p.*,
+            case when p.opened_socket then seen_at else p.known_reconnected_at end
+                as new_reconnected_at,
+            case when p.is_live then 0 else p.known_reconnects + p.opened_socket::integer end
+                as new_reconnects,
+            -- Up to a fifth more after failures: what failed together must not come back together.
+            qr_refresh.wait_for_next_attempt(
+                p.outcome,
+                p.new_failures,
+                seen_at - p.changed_after,
+                seen_at - p.first_seen_at,
+                p.new_poll_interval
+            ) * case when p.is_live then 1 else 1 + 0.2 * random() end as wait
+        from paced as p
+    ), fresh as (
+        select
+            p.instance_name,
+            asked_at as attempted_at,
+            p.outcome,
+            p.error,
+            coalesce(p.qr_digest, p.known_qr_digest) as qr_digest,
+            p.first_seen_at as qr_first_seen_at,
+            p.changed_after as qr_changed_after,
+            case when p.is_answer then asked_at else p.known_answered_at end as answered_at,
+            p.new_poll_interval as poll_interval,
+            p.new_failures as failures,
+            p.new_reconnected_at as reconnected_at,
+            p.new_reconnects as reconnects,
+            p.is_slow,
+            case
+                when p.changes_lane then seen_at
+                -- Nor later than connect may be called again.
+                when p.outcome in ('closed', 'no_qr_code') and p.new_reconnected_at is not null
+                    then least(
+                        seen_at + p.wait,
+                        greatest(
+                            seen_at + interval '1 second',
+                            qr_refresh.reconnect_at(
+                                p.instance_name, p.new_reconnected_at, p.new_reconnects
+                            )
+                        )
+                    )
+                else seen_at + p.wait
+            end as next_attempt_at
+        from timed as p
     ), updated as (
         update qr_refresh.instance_state as s
         set
-            attempted_at = seen_at,
-            outcome = o.outcome,
-            qr_digest = coalesce(o.qr_digest, s.qr_digest),
-            qr_first_seen_at = case
-                when o.qr_digest is null or o.qr_digest = s.qr_digest then s.qr_first_seen_at
-                else seen_at
-            end
-        from observed as o, known as k
-        where
-            s.instance_name = o.instance_name
-            and s.instance_name = k.instance_name
-            and o.outcome <> 'not_attempted'
-        returning s.instance_name, s.qr_first_seen_at
-    ), inserted as (
-        insert into qr_refresh.instance_state (
-            instance_name, attempted_at, outcome, qr_digest, qr_first_seen_at
-        )
-        select distinct on (o.instance_name)
-            o.instance_name,
-            seen_at,
-            o.outcome,
-            o.qr_digest,
-            case when o.qr_digest is not null then seen_at end
-        from observed as o
-        where
-            o.outcome <> 'not_attempted'
-            and not exists (
-                select from qr_refresh.instance_state as s where s.instance_name = o.instance_name
-            )
-        on conflict do nothing
+            attempted_at = f.attempted_at,
+            outcome = f.outcome,
+            error = f.error,
+            qr_digest = f.qr_digest,
+            qr_first_seen_at = f.qr_first_seen_at,
+            qr_changed_after = f.qr_changed_after,
+            answered_at = f.answered_at,
+            poll_interval = f.poll_interval,
+            failures = f.failures,
+            reconnected_at = f.reconnected_at,
+            reconnects = f.reconnects,
+            is_slow = f.is_slow,
+            next_attempt_at = f.next_attempt_at
+        from fresh as f, known as k
+        where s.instance_name = f.instance_name and s.instance_name = k.instance_name
     )
-    select o.qr_digest is not null and coalesce(u.qr_first_seen_at < live_since, false)
-    from observed as o
-    left join updated as u on o.instance_name = u.instance_name
-    order by o.position;
-
-    delete from qr_refresh.instance_state as s
-    where s.instance_name in (
-        select gone.instance_name
-        from qr_refresh.instance_state as gone
-        where not exists (
-            select from public.evolution_instances as e
-            where e.instance_name::text = gone.instance_name and e.instance_status = 'connecting'
-        )
-        for update skip locked
-    );
+    insert into qr_refresh.instance_state (
+        instance_name, attempted_at, outcome, error, qr_digest, qr_first_seen_at, qr_changed_after,
+        answered_at, poll_interval, failures, reconnected_at, reconnects, is_slow, next_attempt_at
+    )
+    select distinct on (f.instance_name) f.*
+    from fresh as f
+    where not exists (
+        select from qr_refresh.instance_state as s where s.instance_name = f.instance_name
+    )
+    on conflict do nothing;
 end
 $$;
 
-alter function qr_refresh.record_outcomes(text[], text[], text[]) owner to qr_refresh_owner;
-revoke all on function qr_refresh.record_outcomes(text[], text[], text[]) from public;
+alter function qr_refresh.record_outcomes(
+    timestamptz, text[], text[], text[], text[], boolean[], double precision[]
+) owner to qr_refresh_owner;
+revoke all on function qr_refresh.record_outcomes(
+    timestamptz, text[], text[], text[], text[], boolean[], double precision[]
+) from public;
 
-comment on function qr_refresh.record_outcomes(text[], text[], text[]) is
-'Updates qr_refresh.instance_state, and removes the rows of instances that are no longer connecting.
-instance_names, outcomes, qr_codes: arrays of one length; a NULL QR code keeps what is known of the last one.
-Returns a boolean for each element, in order: true when its QR code has been the same for longer than settings.qr_lifetime.
+comment on function qr_refresh.record_outcomes(
+    timestamptz, text[], text[], text[], text[], boolean[], double precision[]
+) is
+'Updates qr_refresh.instance_state after the attempts of a run.
+asked_at: when the run began to ask. The arrays have one length: instance_names; outcomes (stored, unchanged, changed, update_failed, expired, '
+'no_qr_code, connected, closed, failed, timeout; not_attempted leaves the row as it is); qr_codes (NULL where there was none); errors (reason '
+'of outcome failed); reconnected (connect was called on state close); elapsed (seconds).
 Raises lock_not_available (55P03) when another session is adding the same instance. '
 'Privileges: EXECUTE for nobody but the owner and superusers.';

@@ -1,45 +1,80 @@
--- qr_refresh.schedule(): the pg_cron job that runs refresh_qr_codes().
-create or replace function qr_refresh.schedule(schedule text default '* * * * *')
+-- qr_refresh.schedule(): the pg_cron jobs that run refresh_qr_codes() or live mode.
+create or replace function qr_refresh.schedule(
+    schedule text default '* * * * *', workers integer default 1
+)
 returns bigint
 language plpgsql volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     job_name constant text := 'refresh-qr-codes';
-    command constant text := 'SELECT refresh_qr_codes()';
+    is_live constant boolean := schedule = 'live';
+    at constant text := case when is_live then '* * * * *' else schedule end;
+    names text [] := array[job_name];
+    commands text [] := array['SELECT refresh_qr_codes()'];
     job bigint;
+    first_job bigint;
 begin
-    perform qr_refresh.check_pg_cron(format(
-        'SELECT cron.schedule_in_database(%L, %L, %L, %L);',
-        job_name, schedule, command, current_database()
+    if workers is null or workers not between 1 and 32 or (workers > 1 and not is_live) then
+        raise exception using
+            errcode = 'QR004',
+            message = 'this number of workers makes no sense',
+            detail = 'Only live mode has several workers, 1 to 32.',
+            hint = 'SELECT qr_refresh.schedule(''live'', workers => 4);';
+    end if;
+    if is_live then
+        select
+            array_agg(job_name || case when n > 1 then '-' || n else '' end) || (job_name || '-slow'),
+            array_agg(format('CALL qr_refresh.live(''fast'', %s, %s)', n, workers))
+            || 'CALL qr_refresh.live(''slow'')'::text
+        into names, commands
+        from generate_series(1, workers) as n;
+    end if;
+    perform qr_refresh.check_pg_cron((
+        select string_agg(
+            format(
+                'SELECT cron.schedule_in_database(%L, %L, %L, %L);',
+                n.name, at, n.command, current_database()
+            ),
+            ' '
+        )
+        from unnest(names, commands) as n (name, command)
     ));
 
-    -- A job of that name under another role would run beside this one.
+    -- Jobs of a former schedule, and those of that name under another role, would run beside these.
     perform cron.unschedule(j.jobid)
     from cron.job as j
-    where j.jobname = job_name and j.username <> current_user;
+    where
+        j.jobname ~ ('^' || job_name || '(-slow|-[0-9]+)?$')
+        and not (j.jobname = any(names) and j.username = current_user);
 
-    begin
-        job := cron.schedule(job_name, schedule, command);
-    exception when others then
-        raise exception using
-            errcode = sqlstate,
-            message = format('pg_cron refuses the schedule %L', schedule),
-            detail = sqlerrm,
-            hint = 'Five cron fields such as * * * * *; from pg_cron 1.5 on also 1 to 59 seconds, such as 30 seconds.';
-    end;
-    perform cron.alter_job(job, active => true);
-    return job;
+    for i in 1 .. array_length(names, 1) loop
+        begin
+            job := cron.schedule(names[i], at, commands[i]);
+        exception when others then
+            raise exception using
+                errcode = 'QR004',
+                message = format('pg_cron refuses the schedule %L', schedule),
+                detail = sqlerrm,
+                hint = 'live, or five cron fields such as * * * * *; from pg_cron 1.5 on also 1 to 59 '
+                    'seconds, such as 30 seconds.';
+        end;
+        perform cron.alter_job(job, active => true);
+        first_job := coalesce(first_job, job);
+    end loop;
+    return first_job;
 end
 $$;
 
-alter function qr_refresh.schedule(text) owner to qr_refresh_owner;
-revoke all on function qr_refresh.schedule(text) from public;
+alter function qr_refresh.schedule(text, integer) owner to qr_refresh_owner;
+revoke all on function qr_refresh.schedule(text, integer) from public;
 
-comment on function qr_refresh.schedule(text) is
+comment on function qr_refresh.schedule(text, integer) is
 'Creates the pg_cron job refresh-qr-codes, or changes the one there is, also one that called the Edge Function. Can be repeated.
-schedule: five cron fields (in cron.timezone, by default GMT), or from pg_cron 1.5 on ''N seconds''.
-Returns the job''s number. The job runs as the calling role.
+schedule: five cron fields (in cron.timezone, by default GMT); from pg_cron 1.5 on ''N seconds''; or ''live'', which calls qr_refresh.live() each '
+'minute. workers: for live mode with thousands of instances, how many jobs share them, 1 to 32: refresh-qr-codes, refresh-qr-codes-2 and so on. '
+'Live mode also has the job refresh-qr-codes-slow. Jobs of a former schedule are removed.
+Returns the number of the job refresh-qr-codes. The jobs run as the calling role.
 Errors: QR002 pg_cron is missing or lives in another database (the hint says what to run and where); '
-'what pg_cron raises for a schedule that it refuses.
+'QR004 workers makes no sense, or pg_cron refuses the schedule.
 Privileges: EXECUTE for nobody but the owner and superusers; the caller needs USAGE on schema cron.';

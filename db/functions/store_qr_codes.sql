@@ -1,6 +1,6 @@
 -- qr_refresh.store_qr_codes(): writes into the application's table, never waiting long for locks.
 create or replace function qr_refresh.store_qr_codes(
-    instance_names text[], instance_tokens text[], qr_codes text[]
+    instance_names text[], instance_tokens text[], qr_codes text[], only_changed boolean
 )
 returns table (outcome text, error_code text)
 language plpgsql volatile parallel unsafe security invoker
@@ -9,8 +9,20 @@ set lock_timeout = '100ms'
 as $$
 declare
     written_at constant timestamptz := clock_timestamp();
+    unchanged bigint [];
     stored bigint [];
 begin
+    -- Read without a lock: a row that holds the QR code already is not touched at all.
+    select coalesce(array_agg(f.position), '{}') into unchanged
+    from unnest(instance_names, instance_tokens, qr_codes)
+        with ordinality as f (instance_name, instance_token, qr_code, position)
+    inner join public.evolution_instances as e
+        on
+            f.instance_name = e.instance_name::text
+            and f.instance_token = e.instance_token::text
+            and f.qr_code = e.qr_code
+    where only_changed and e.instance_status = 'connecting';
+
     -- All at once. Rows that somebody else has locked are left out instead of waited for.
     begin
         with fetched as (
@@ -24,7 +36,7 @@ begin
                 on
                     f.instance_name = e.instance_name::text
                     and f.instance_token = e.instance_token::text
-            where e.instance_status = 'connecting'
+            where e.instance_status = 'connecting' and not f.position = any(unchanged)
             order by e.instance_name
             for update of e skip locked
         ), written as (
@@ -44,9 +56,9 @@ begin
 
     -- What is left, row by row: one that a trigger or a CHECK refuses costs only itself.
     for i in 1 .. coalesce(array_length(instance_names, 1), 0) loop
-        outcome := 'stored';
+        outcome := case when i = any(unchanged) then 'unchanged' else 'stored' end;
         error_code := null;
-        if not i = any(stored) then
+        if not i = any(stored || unchanged) then
             -- Many locked rows must not add up to a long wait.
             if clock_timestamp() > written_at + interval '2 seconds' then
                 perform set_config('lock_timeout', '1ms', true);
@@ -71,12 +83,12 @@ begin
 end
 $$;
 
-alter function qr_refresh.store_qr_codes(text[], text[], text[]) owner to qr_refresh_owner;
-revoke all on function qr_refresh.store_qr_codes(text[], text[], text[]) from public;
+alter function qr_refresh.store_qr_codes(text[], text[], text[], boolean) owner to qr_refresh_owner;
+revoke all on function qr_refresh.store_qr_codes(text[], text[], text[], boolean) from public;
 
-comment on function qr_refresh.store_qr_codes(text[], text[], text[]) is
+comment on function qr_refresh.store_qr_codes(text[], text[], text[], boolean) is
 'Writes qr_code and last_qr_update of rows that are still connecting and still have the token that was read before.
-instance_names, instance_tokens, qr_codes: arrays of one length.
-Returns one row for each element, in order: outcome (stored; changed: the row is no longer connecting, has another token or '
+instance_names, instance_tokens, qr_codes: arrays of one length. only_changed: true leaves rows alone that hold the QR code already.
+Returns one row for each element, in order: outcome (stored; unchanged: left alone; changed: the row is no longer connecting, has another token or '
 'is gone; update_failed), error_code (SQLSTATE for outcome update_failed). Waits at most 100 ms for a lock, 2 s for all.
 Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';

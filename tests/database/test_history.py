@@ -82,5 +82,5 @@ def test_the_state_tells_the_last_outcome(job: Job, outcome: str) -> None:
     if outcome == "bad":
         instance.answer_with = error_answer(500, "Internal Server Error", "boom")
     job.run()
-    expected = {"good": "qr_code", "bad": "failed"}[outcome]
+    expected = {"good": "stored", "bad": "failed"}[outcome]
     assert job.value("select outcome from qr_refresh.instance_state") == expected

@@ -35,6 +35,10 @@ def cron(cron_url: str, simulator: Simulator) -> Iterator[Job]:
         job.set(evolution_api_base_url=simulator.base_url)
         yield job
         connection.execute("reset role")
+        connection.execute("select qr_refresh.unschedule()")
+        # A live mode that is at work goes on until its minute is over.
+        ours = "select pg_cancel_backend(pid) from pg_stat_activity where query like 'CALL qr_%'"
+        wait_until(lambda: not connection.execute(ours).fetchall(), "live mode has ended", 5)
         connection.execute("select cron.unschedule(jobid) from cron.job")
         for table in ("cron.job_run_details", "qr_refresh.runs", "qr_refresh.instance_state"):
             connection.execute(f"delete from {table}".encode())
@@ -113,6 +117,53 @@ def test_the_real_pg_cron_runs_the_job_and_the_qr_arrives(cron: Job) -> None:
     assert cron.value("select refreshed from qr_refresh.runs limit 1") == 1
 
 
+def test_live_mode_has_a_job_for_each_lane_and_worker(cron: Job) -> None:
+    first = cron.value("select qr_refresh.schedule()")
+    assert cron.value("select qr_refresh.schedule('live')") == first
+    assert [(job[0], job[1], job[2]) for job in jobs(cron)] == [
+        ("refresh-qr-codes", "* * * * *", "CALL qr_refresh.live('fast', 1, 1)"),
+        ("refresh-qr-codes-slow", "* * * * *", "CALL qr_refresh.live('slow')"),
+    ]
+    cron.connection.execute("select qr_refresh.schedule('live', workers => 3)")
+    assert [(job[0], job[2]) for job in jobs(cron)] == [
+        ("refresh-qr-codes", "CALL qr_refresh.live('fast', 1, 3)"),
+        ("refresh-qr-codes-2", "CALL qr_refresh.live('fast', 2, 3)"),
+        ("refresh-qr-codes-3", "CALL qr_refresh.live('fast', 3, 3)"),
+        ("refresh-qr-codes-slow", "CALL qr_refresh.live('slow')"),
+    ]
+
+
+def test_the_plain_job_takes_the_place_of_live_mode(cron: Job) -> None:
+    cron.connection.execute("select cron.schedule('refresh-qr-codes-of-mine', '0 3 * * *', 'x')")
+    cron.connection.execute("select qr_refresh.schedule('live', workers => 2)")
+    cron.connection.execute("select qr_refresh.schedule('* * * * *')")
+    assert [job[0] for job in jobs(cron)] == ["refresh-qr-codes", "refresh-qr-codes-of-mine"]
+    assert jobs(cron)[0] == OURS
+    cron.connection.execute("select qr_refresh.schedule('live')")
+    assert cron.value("select qr_refresh.unschedule()") is True
+    assert [job[0] for job in jobs(cron)] == ["refresh-qr-codes-of-mine"]
+
+
+@pytest.mark.parametrize("arguments", ["'live', 0", "'live', 33", "'live', null", "'* * * * *', 2"])
+def test_a_number_of_workers_that_makes_no_sense_is_refused(cron: Job, arguments: str) -> None:
+    with pytest.raises(psycopg.Error) as raised:
+        cron.connection.execute(f"select qr_refresh.schedule({arguments})".encode())
+    assert raised.value.sqlstate == "QR004"
+    assert "workers => 4" in (raised.value.diag.message_hint or "")
+    assert jobs(cron) == []
+
+
+def test_the_real_pg_cron_runs_live_mode(cron: Job) -> None:
+    cron.add("shop")
+    cron.connection.execute("select qr_refresh.schedule('live')")
+    wait_until(lambda: cron.row("shop").qr_code, "pg_cron runs live mode", timeout=90)
+    # In the same minute, by the same call.
+    cron.add("later")
+    wait_until(lambda: cron.row("later").qr_code, "live mode sees a new row", timeout=5)
+    running = "select count(*) from cron.job_run_details where status = 'running'"
+    assert cron.value(running) == 2
+
+
 def refusal(connection: Connection, call: str) -> tuple[str, str]:
     """The message and the hint of a call that is refused with QR002."""
     with pytest.raises(psycopg.Error) as raised:
@@ -127,6 +178,12 @@ def test_from_another_database_the_error_says_what_to_run_and_where(cron: Job, j
     assert message == "pg_cron lives in database 'postgres', not in this one"
     cron.connection.execute(hint.removeprefix("Run there: ").encode())
     assert jobs(cron) == [(*OURS[:4], here)]
+    message, hint = refusal(job.connection, "select qr_refresh.schedule('live')")
+    cron.connection.execute(hint.removeprefix("Run there: ").encode())
+    assert [(row[0], row[4]) for row in jobs(cron)] == [
+        ("refresh-qr-codes", here),
+        ("refresh-qr-codes-slow", here),
+    ]
     message, hint = refusal(job.connection, "select qr_refresh.unschedule()")
     cron.connection.execute(hint.removeprefix("Run there: ").encode())
     assert jobs(cron) == []

@@ -1,4 +1,4 @@
-"""refresh_qr_codes() where the database fails: what it may catch, and what it must not."""
+"""run_cycle() where the database fails: what it may catch, and what it must not."""
 
 from __future__ import annotations
 
@@ -11,27 +11,21 @@ import pytest
 from tests.derive_python_bodies import load
 from tests.plpy_types import Plpy, spiexceptions
 
-SETTINGS = {
-    "log_detail": "off",
-    "error": None,
-    "has_check_mark": True,
-}
+SETTINGS: dict[str, Any] = {"log_detail": "off", "error": None, "base_url": "http://127.0.0.1"}
+SETTINGS |= {"request_timeout": 8.0, "run_timeout": 30.0}
 
 
 def run(error: Exception) -> Any:
     """Run the body in a database in which reading the instances fails."""
 
     def answer(query: str, arguments: Sequence[Any]) -> Iterable[Mapping[str, Any]]:
-        if "pg_try_advisory_xact_lock" in query:
-            return [{"ours": True}]
         if "from qr_refresh.settings" in query:
             return [SETTINGS]
-        if "public.evolution_instances" in query:
+        if "instances_to_ask" in query:
             raise error
-        assert "record_run" in query, query
-        return []
+        raise AssertionError(query)
 
-    return load("refresh_qr_codes", Plpy(answer))()
+    return load("run_cycle", Plpy(answer))(None, False, None, 1, 1)
 
 
 def test_a_database_error_becomes_the_seeds_error() -> None:

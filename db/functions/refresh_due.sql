@@ -1,0 +1,37 @@
+-- qr_refresh.refresh_due(): asks the instances of one lane and worker whose time has come.
+create or replace function qr_refresh.refresh_due(
+    lane text,
+    worker integer,
+    workers integer,
+    out report jsonb,
+    out next_attempt_at timestamptz
+)
+language plpgsql volatile parallel unsafe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform qr_refresh.forget_instances();
+    -- In SQL alone: PL/Python and requests are loaded only where there is somebody to ask.
+    select min(coalesce(s.next_attempt_at, '-infinity'))
+    into next_attempt_at
+    from public.evolution_instances as e
+    left join qr_refresh.instance_state as s on e.instance_name::text = s.instance_name
+    where
+        e.instance_status = 'connecting'
+        and coalesce(s.is_slow, false) = (lane = 'slow')
+        and (workers = 1 or qr_refresh.worker_of(e.instance_name::text, workers) = worker);
+    if next_attempt_at <= clock_timestamp() then
+        report := qr_refresh.run_cycle(null, true, lane, worker, workers);
+    end if;
+end
+$$;
+
+alter function qr_refresh.refresh_due(text, integer, integer) owner to qr_refresh_owner;
+revoke all on function qr_refresh.refresh_due(text, integer, integer) from public;
+
+comment on function qr_refresh.refresh_due(text, integer, integer) is
+'What a tick of qr_refresh.live() does: asks the instances whose time has come, if there are any.
+lane: fast or slow. worker, workers: the share of this worker, from 1.
+Returns report (as public.refresh_qr_codes(); NULL when nothing was due) and next_attempt_at (the earliest time at which something is due, '
+'before this tick; NULL when nothing is connecting).
+Privileges: EXECUTE for nobody but the owner and superusers.';

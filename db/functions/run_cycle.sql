@@ -1,0 +1,158 @@
+-- qr_refresh.run_cycle(): one run. Selects the instances, fetches, stores, reports.
+create or replace function qr_refresh.run_cycle(
+    instance_name text, only_due boolean, lane text, worker integer, workers integer
+)
+returns jsonb
+language plpython3u volatile parallel unsafe security invoker
+set search_path = pg_catalog, pg_temp
+as $python$
+    import hashlib
+    import json
+    import time
+    from typing import Any
+
+    begun_at = time.monotonic()
+
+    def run(command: str, types: list[str], values: list[Any]) -> list[dict[str, Any]]:
+        return list(plpy.execute(plpy.prepare(command, types), values))
+
+    def attempt(failure: str, *query: Any) -> list[dict[str, Any]] | None:
+        """Runs a query whose failure is reported instead of raised; a cancel is always raised."""
+        try:
+            return run(*query)
+        except plpy.SPIError as e:
+            if isinstance(e, plpy.spiexceptions.QueryCanceled):
+                raise
+            # The error's own text may quote a row, and so a token.
+            log(f"{failure} (SQLSTATE {e.sqlstate})", "cycle")
+            return None
+
+    def log(line: str, detail: str = "instance") -> None:
+        if settings["log_detail"] in ("instance", detail):
+            # A name with a line break in it must not write lines of its own.
+            printable = "".join(c if c.isprintable() else "?" for c in line)
+            plpy.log(f"[refresh-qr-codes] {printable}")
+
+    def log_step(line: str, detail: str = "instance") -> None:
+        if not only_due:  # too many words for each second
+            log(line, detail)
+
+    settings = plpy.execute(
+        "select s.log_detail, s.max_concurrency, s.ca_file, s.connected_status,"
+        " u.base_url, u.error,"
+        " extract(epoch from s.request_timeout)::float8 as request_timeout,"
+        " extract(epoch from s.run_timeout)::float8 as run_timeout"
+        " from qr_refresh.settings as s, qr_refresh.evolution_api_base_url() as u"
+    )[0]
+    request_timeout, run_timeout = settings["request_timeout"], settings["run_timeout"]
+    if lane == "fast":
+        # What is slow must not hold up the others: it goes to the slow lane.
+        request_timeout, run_timeout = min(request_timeout, 1.5), min(run_timeout, 4)
+    log_step("Starting QR code refresh cycle...", "cycle")
+    if settings["error"]:
+        log(settings["error"], "cycle")
+        return json.dumps({"success": False, "error": settings["error"]})
+
+    instances = attempt(
+        "Error fetching instances",
+        "select * from qr_refresh.instances_to_ask($1, $2, $3, $4, $5, $6)",
+        ["text", "boolean", "text", "integer", "integer", "text"],
+        [instance_name, only_due, lane, worker, workers, settings["base_url"]],
+    )
+    if instances is None:
+        return json.dumps({"success": False, "error": "Error fetching instances"})
+    if instance_name is not None and not instances and not only_due:
+        plpy.error(
+            "there is no such instance",
+            detail="No row of evolution_instances has this instance_name.",
+            hint="Names are case-sensitive: SELECT instance_name FROM evolution_instances;",
+            sqlstate="QR001",
+        )
+    instances = [row for row in instances if row["is_connecting"]]
+    columns = ("name", "token", "base_url", "check_state", "connect_on_close")
+    names, tokens, urls, checks, reconnects = ([row[c] for row in instances] for c in columns)
+    log_step(f"Found {len(names)} connecting instance(s)", "cycle")
+    for name in names:
+        log_step(f"Processing {name}...")
+        log_step(f"Fetching QR for {name}")
+
+    asked_at = time.time()
+    answers = run(
+        "select * from qr_refresh.fetch_qr_codes($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        ["text[]", "text[]", "text[]", "boolean[]", "boolean[]", "float8", "float8", "int", "text"],
+        [names, tokens, urls, checks, reconnects, request_timeout]
+        + [run_timeout - (time.monotonic() - begun_at)]
+        + [settings["max_concurrency"], settings["ca_file"]],
+    )
+    outcomes = [answer["outcome"] for answer in answers]
+    pictures = [answer["qr_code"] for answer in answers]
+
+    # The same picture for too long is dead: it was used, or Evolution API gets no new one.
+    for i, row in enumerate(instances):
+        is_old = pictures[i] and time.time() > (row["qr_dead_at"] or float("inf"))
+        if is_old and row["qr_digest"] == hashlib.sha256(pictures[i].encode()).digest():
+            outcomes[i] = "expired"
+
+    def store(outcome: str, command: str, types: list[str], arguments: list[Any]) -> None:
+        """Writes the rows of one outcome, and puts what came of it in the outcome's place."""
+        found = [i for i, o in enumerate(outcomes) if o == outcome]
+        rows = [[a[i] for i in found] if isinstance(a, list) else a for a in arguments]
+        for i, row in zip(found, run(command, types, rows) if found else [], strict=True):
+            outcomes[i] = row["outcome"]
+            if row["error_code"]:
+                log(f"Database update failed for {names[i]} (SQLSTATE {row['error_code']})")
+
+    store(
+        "qr_code",
+        "select * from qr_refresh.store_qr_codes($1, $2, $3, $4)",
+        ["text[]", "text[]", "text[]", "boolean"],
+        [names, tokens, pictures, only_due],
+    )
+    if settings["connected_status"] is not None:
+        store(
+            "connected",
+            "select * from qr_refresh.store_connected($1, $2, $3)",
+            ["text[]", "text[]", "text"],
+            [names, tokens, settings["connected_status"]],
+        )
+    told_of = ("qr_code", "error", "reconnected", "elapsed")
+    attempt(
+        "State of instances not recorded",
+        "select qr_refresh.record_outcomes(to_timestamp($1), $2, $3, $4, $5, $6, $7),"
+        " qr_refresh.forget_instances()",
+        ["float8", "text[]", "text[]", "text[]", "text[]", "boolean[]", "float8[]"],
+        [asked_at, names, outcomes, *([answer[c] for answer in answers] for c in told_of)],
+    )
+
+    described = run(
+        "select * from qr_refresh.describe_outcomes($1, $2, $3)",
+        ["text[]", "text[]", "text[]"],
+        [names, outcomes, [answer["error"] for answer in answers]],
+    )
+    results = []
+    for row, outcome, told in zip(instances, outcomes, described, strict=True):
+        result = {"instance_name": row["name"], "success": told["success"]}
+        result |= {"qr_updated": outcome == "stored"}
+        results.append(result | ({"error": told["error"]} if told["error"] else {}))
+        if outcome in ("stored", "unchanged", "changed", "update_failed", "expired"):
+            log_step(f"Successfully fetched QR for {row['name']}")
+        if told["log_line"] and (outcome != "connected" or outcome != row["former_outcome"]):
+            log(told["log_line"])
+
+    refreshed = sum(result["success"] for result in results)
+    failed = len(results) - refreshed
+    log_step(f"Refresh cycle complete: {refreshed} success, {failed} failures", "cycle")
+    report = {"success": True, "total_instances": len(results), "refreshed": refreshed}
+    return json.dumps(report | {"failed": failed, "results": results}, ensure_ascii=False)
+$python$;
+
+alter function qr_refresh.run_cycle(text, boolean, text, integer, integer)
+owner to qr_refresh_owner;
+revoke all on function qr_refresh.run_cycle(text, boolean, text, integer, integer) from public;
+
+comment on function qr_refresh.run_cycle(text, boolean, text, integer, integer) is
+'Does one run; public.refresh_qr_codes() and live mode call it.
+instance_name, only_due: as in public.refresh_qr_codes(). lane: NULL for a run of its own; fast or slow for a tick of live mode. worker, workers: the share of this worker, from 1.
+Returns the report of public.refresh_qr_codes().
+Errors: QR001 no row has this instance_name.
+Privileges: EXECUTE for nobody but the owner and superusers.';

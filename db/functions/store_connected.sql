@@ -1,0 +1,41 @@
+-- qr_refresh.store_connected(): marks instances as connected that Evolution API says are connected.
+create or replace function qr_refresh.store_connected(
+    instance_names text[], instance_tokens text[], connected_status text
+)
+returns table (outcome text, error_code text)
+language plpgsql volatile parallel unsafe security invoker
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '100ms'
+as $$
+begin
+    for i in 1 .. coalesce(array_length(instance_names, 1), 0) loop
+        outcome := 'connected';
+        error_code := null;
+        begin
+            update public.evolution_instances as e
+            set instance_status = connected_status, qr_code = null, last_qr_update = clock_timestamp()
+            where
+                e.instance_name::text = instance_names[i]
+                and e.instance_token::text = instance_tokens[i]
+                and e.instance_status = 'connecting';
+            if not found then
+                outcome := 'changed';
+            end if;
+        exception when others then
+            outcome := 'update_failed';
+            error_code := sqlstate;
+        end;
+        return next;
+    end loop;
+end
+$$;
+
+alter function qr_refresh.store_connected(text[], text[], text) owner to qr_refresh_owner;
+revoke all on function qr_refresh.store_connected(text[], text[], text) from public;
+
+comment on function qr_refresh.store_connected(text[], text[], text) is
+'Writes instance_status and clears the used QR code of instances that are connected; for settings.connected_status.
+instance_names, instance_tokens: arrays of one length. connected_status: the value for instance_status.
+Returns one row for each element, in order: outcome (connected; changed: the row is no longer connecting, has another token or is gone; '
+'update_failed), error_code (SQLSTATE for outcome update_failed). Waits at most 100 ms for a lock.
+Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';

@@ -1,0 +1,442 @@
+"""Live mode: runs that ask only who is due, and the procedure that ticks."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import psycopg
+import pytest
+
+from tests.database.backend import run_python, threads
+from tests.engines import Server
+from tests.job import Connection, Job, read_qr, wait_until
+from tests.simulator import Simulator, Trouble, error_answer
+from tests.simulator.picture import data_url
+
+
+@contextlib.contextmanager
+def live(job: Job, connect: Callable[[], Connection], lane: str = "fast") -> Iterator[Connection]:
+    """Call live() in a session of its own, minute after minute, while the block lasts."""
+    session = connect()
+    stopping = threading.Event()
+    failures: list[Exception] = []
+
+    def call_again_and_again() -> None:
+        while not stopping.is_set():
+            try:
+                session.execute("call qr_refresh.live(%s)", (lane,))
+            except psycopg.errors.QueryCanceled:
+                if not stopping.is_set():
+                    raise
+            except psycopg.Error as e:
+                failures.append(e)
+                return
+
+    thread = threading.Thread(target=call_again_and_again)
+    thread.start()
+    try:
+        yield session
+    finally:
+        stopping.set()
+        while thread.is_alive():
+            # Again: between two calls there is nothing to cancel.
+            session.cancel()
+            thread.join(0.05)
+    assert not failures, failures
+
+
+def tick(job: Job, lane: str = "fast") -> list[str]:
+    """Do what live() does at one tick, and return the names of whom it asked."""
+    report = job.value("select report from qr_refresh.refresh_due(%s, 1, 1)", lane)
+    return [result["instance_name"] for result in report["results"]] if report else []
+
+
+def test_a_new_row_is_due_at_once_and_then_not_for_a_while(job: Job, simulator: Simulator) -> None:
+    job.add("shop")
+    first = job.value("select refresh_qr_codes(only_due => true)")
+    assert first["results"] == [{"instance_name": "shop", "success": True, "qr_updated": True}]
+    assert read_qr(job.row("shop").qr_code) == simulator.current_code("shop")
+    asked = simulator.total_requests
+    second = job.value("select refresh_qr_codes(only_due => true)")
+    assert second == {
+        "success": True,
+        "total_instances": 0,
+        "refreshed": 0,
+        "failed": 0,
+        "results": [],
+    }
+    assert simulator.total_requests == asked
+    assert job.value("select count(*) from qr_refresh.runs") == 1
+
+
+def test_a_plain_run_asks_also_whom_nobody_waits_for(job: Job, simulator: Simulator) -> None:
+    job.add("shop")
+    tick(job)
+    assert tick(job) == []
+    assert [r["instance_name"] for r in job.run()["results"]] == ["shop"]
+
+
+def test_an_unchanged_qr_leaves_the_row_and_the_write_ahead_log_alone(job: Job) -> None:
+    names = [f"shop {number}" for number in range(20)]
+    for name in names:
+        job.add(name)
+    assert len(tick(job)) == len(names)
+    version = "select array_agg(xmin::text || ctid::text order by id) from evolution_instances"
+    before, stamps = job.value(version), [job.row(name).last_qr_update for name in names]
+    job.connection.execute("checkpoint")
+    job.let_time_pass(10)
+    position = job.value("select pg_current_wal_insert_lsn()")
+    report = job.value("select report from qr_refresh.refresh_due('fast', 1, 1)")
+    written = int(job.value("select pg_current_wal_insert_lsn() - %s::pg_lsn", position))
+    assert [r["qr_updated"] for r in report["results"]] == [False] * len(names)
+    assert all("error" not in result for result in report["results"])
+    assert job.value(version) == before
+    assert [job.row(name).last_qr_update for name in names] == stamps
+    # The end of a transaction is logged; 20 new QR codes would be 350 kB.
+    assert written < 1000
+
+
+def test_a_stored_qr_that_somebody_has_cleared_comes_back_although_it_is_unchanged(
+    job: Job,
+) -> None:
+    job.add("shop")
+    tick(job)
+    stored = job.row("shop").qr_code
+    job.connection.execute("update evolution_instances set qr_code = null")
+    job.let_time_pass(10)
+    assert tick(job) == ["shop"]
+    assert job.row("shop").qr_code == stored
+
+
+def test_an_idle_tick_writes_nothing_logs_nothing_and_loads_nothing(
+    job: Job, server: Server
+) -> None:
+    job.add("shop")
+    tick(job)
+    session = psycopg.connect(job.connection.info.dsn, password=job.connection.info.password)
+    with session:
+        session.autocommit = True
+        session.execute("begin")
+        row = session.execute(
+            "select report, next_attempt_at from qr_refresh.refresh_due('fast', 1, 1)"
+        )
+        report, next_attempt_at = row.fetchone() or (None, None)
+        xid = session.execute("select pg_current_xact_id_if_assigned()").fetchone()
+        session.execute("commit")
+        assert report is None
+        assert next_attempt_at is not None
+        assert xid == (None,)
+        loaded = run_python(session, "import sys; plpy.notice('requests' in sys.modules)")
+        assert loaded == "False"
+        assert threads(session) == 1
+        begun_at = time.monotonic()
+        for _ in range(20):
+            session.execute("select qr_refresh.refresh_due('fast', 1, 1)")
+        assert (time.monotonic() - begun_at) / 20 < 0.05
+    # The one line of the tick that stored.
+    mark = f"@{job.connection.info.dbname} LOG:  [refresh-qr-codes] "
+    lines = [line.split(mark)[1] for line in server.log_text().splitlines() if mark in line]
+    assert lines == ["✓ Successfully refreshed QR for shop"]
+
+
+def test_what_is_known_of_an_instance_goes_when_it_is_no_longer_connecting(job: Job) -> None:
+    for name in ("stays", "connects", "is deleted"):
+        job.add(name)
+    tick(job)
+    job.connection.execute(
+        "update evolution_instances set instance_status = 'connected'"
+        " where instance_name = 'connects'"
+    )
+    job.connection.execute("delete from evolution_instances where instance_name = 'is deleted'")
+    assert tick(job) == []
+    assert job.value("select array_agg(instance_name) from qr_refresh.instance_state") == ["stays"]
+
+
+def test_the_application_does_not_wait_for_a_run_in_the_middle_of_its_http(
+    job: Job, connect: Callable[[], Connection], simulator: Simulator
+) -> None:
+    job.add("hangs").answer_with = Trouble.HANG
+    job.add("shop")
+    tick(job)
+    job.connection.execute("delete from qr_refresh.instance_state where instance_name = 'shop'")
+    job.set(request_timeout="3 s")
+    asked = len(simulator.requests_of("hangs"))
+    runner = connect()
+    run = threading.Thread(target=runner.execute, args=("select refresh_qr_codes()",))
+    run.start()
+    try:
+        wait_until(lambda: len(simulator.requests_of("hangs")) > asked, "the run hangs")
+        slowest = 0.0
+        for _ in range(20):
+            begun_at = time.monotonic()
+            job.connection.execute("update evolution_instances set updated_at = now()")
+            slowest = max(slowest, time.monotonic() - begun_at)
+        assert run.is_alive()
+    finally:
+        run.join()
+    assert slowest < 0.05
+
+
+def test_live_stores_in_transactions_of_their_own_and_stops_at_once_on_cancel(
+    job: Job, connect: Callable[[], Connection]
+) -> None:
+    job.add("first")
+    with live(job, connect) as session:
+        wait_until(lambda: job.row("first").qr_code, "the first is stored while live() runs")
+        job.add("second")
+        wait_until(lambda: job.row("second").qr_code, "the second, in the same call", timeout=5)
+        state = "select state from pg_stat_activity where pid = %s"
+        assert job.value(state, session.info.backend_pid) == "active"
+        cancelled_at = time.monotonic()
+    assert time.monotonic() - cancelled_at < 1
+    assert session.execute("select refresh_qr_codes()").fetchone() is not None
+
+
+def test_a_second_live_leaves_at_once(job: Job, connect: Callable[[], Connection]) -> None:
+    with live(job, connect):
+        held = "select count(*) from pg_locks where locktype = 'advisory'"
+        wait_until(lambda: job.value(held), "the first is at work")
+        other = connect()
+        other.execute("set statement_timeout = '5 s'")
+        # Between two ticks there is a moment without the lock: then the first one leaves.
+        other.execute("call qr_refresh.live()")
+        # The slow lane is another matter.
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            other.execute("set statement_timeout = '1 s'")
+            other.execute("call qr_refresh.live('slow')")
+
+
+def test_live_survives_a_tick_that_fails(
+    job: Job, connect: Callable[[], Connection], server: Server
+) -> None:
+    job.connection.execute("alter table evolution_instances rename to gone")
+    with live(job, connect):
+        wait_until(
+            lambda: "Live mode: a tick failed (SQLSTATE 42P01)" in server.log_text(),
+            "a tick has failed",
+        )
+        job.connection.execute("alter table gone rename to evolution_instances")
+        job.add("shop")
+        wait_until(lambda: job.row("shop").qr_code, "the next tick works", timeout=5)
+
+
+@pytest.mark.parametrize("arguments", ["'medium'", "null", "'fast', 0, 1", "'fast', 3, 2"])
+def test_live_refuses_arguments_that_make_no_sense(job: Job, arguments: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        job.connection.execute(f"call qr_refresh.live({arguments})".encode())
+    assert caught.value.sqlstate == "QR004"
+    assert caught.value.diag.message_hint
+
+
+def test_the_workers_share_the_instances(job: Job, simulator: Simulator) -> None:
+    names = [f"shop {number}" for number in range(12)]
+    for name in names:
+        job.add(name)
+    asked: list[list[str]] = []
+    for worker in (1, 2, 3):
+        report = job.value("select report from qr_refresh.refresh_due('fast', %s, 3)", worker)
+        asked.append([result["instance_name"] for result in report["results"]])
+    assert sorted(sum(asked, [])) == sorted(names)
+    assert all(asked)
+
+
+def test_an_instance_is_asked_at_the_server_that_it_names(
+    job: Job, simulator: Simulator, server: Server
+) -> None:
+    job.add("at the default")
+    job.add("elsewhere")
+    job.add("nowhere")
+    job.connection.execute(
+        "insert into qr_refresh.evolution_servers values ('second', %s)",
+        (simulator.base_url + "/second/",),
+    )
+    job.connection.execute(
+        "update evolution_instances set evolution_server ="
+        " case instance_name when 'elsewhere' then 'second' when 'nowhere' then 'third' end"
+    )
+    results = {r.pop("instance_name"): r for r in job.run()["results"]}
+    assert results["at the default"] == {"success": True, "qr_updated": True}
+    assert results["elsewhere"]["error"] == "Failed to fetch QR for elsewhere: 404 Not Found"
+    assert (
+        results["nowhere"]["error"] == "Failed to fetch QR for nowhere: Evolution server is unknown"
+    )
+    assert "/second/instance/connect/elsewhere" in [r.path for r in simulator.requests]
+    assert not simulator.requests_of("nowhere")
+
+
+def test_an_instance_that_is_connected_is_seen_and_its_row_left_to_the_application(
+    job: Job, simulator: Simulator, server: Server
+) -> None:
+    job.add("shop")
+    tick(job)
+    before = job.row("shop")
+    simulator.scan("shop")
+    job.let_time_pass(60)
+    assert tick(job) == ["shop"]
+    assert job.value("select outcome from qr_refresh.instance_state") == "connected"
+    assert job.row("shop") == before
+    job.let_time_pass(60)
+    assert tick(job) == ["shop"]
+    assert (
+        server.log_text().count(
+            f"@{job.connection.info.dbname} LOG:  [refresh-qr-codes] shop is connected"
+        )
+        == 1
+    )
+
+
+def test_with_connected_status_the_status_is_written_and_the_used_qr_cleared(
+    job: Job, simulator: Simulator
+) -> None:
+    job.set(connected_status="connected")
+    job.connection.execute(
+        "grant update (instance_status) on evolution_instances to qr_refresh_owner"
+    )
+    job.add("shop")
+    job.add("other")
+    tick(job)
+    simulator.scan("shop")
+    job.let_time_pass(60)
+    assert sorted(tick(job)) == ["other", "shop"]
+    row = job.row("shop")
+    assert (row.instance_status, row.qr_code) == ("connected", None)
+    assert job.row("other").qr_code is not None
+    assert tick(job) == []
+    assert job.value("select array_agg(instance_name) from qr_refresh.instance_state") == ["other"]
+
+
+def test_connected_status_that_the_table_refuses_costs_nothing(
+    job: Job, simulator: Simulator
+) -> None:
+    job.set(connected_status="no such status")
+    job.connection.execute(
+        "grant update (instance_status) on evolution_instances to qr_refresh_owner"
+    )
+    job.add("shop")
+    tick(job)
+    before = job.row("shop")
+    simulator.scan("shop")
+    job.let_time_pass(60)
+    report = job.value("select report from qr_refresh.refresh_due('fast', 1, 1)")
+    assert report["results"][0]["error"] == "Database update failed"
+    assert job.row("shop") == before
+
+
+def test_a_dead_qr_is_reported_and_not_stamped_again(job: Job, simulator: Simulator) -> None:
+    instance = job.add("shop")
+    tick(job)
+    before = job.row("shop")
+    # After scan and logout Evolution API hands out the used QR code, with status 200.
+    instance.qr_delay = 1000
+    simulator.scan("shop")
+    simulator.logout("shop")
+    for _ in range(3):
+        job.let_time_pass(30)
+        report = job.value("select refresh_qr_codes(only_due => true)")
+    assert report["results"] == [
+        {
+            "instance_name": "shop",
+            "success": True,
+            "qr_updated": False,
+            "error": "QR code expired, waiting for a new one",
+        }
+    ]
+    assert job.row("shop") == before
+
+
+def test_what_hangs_goes_to_the_slow_lane_and_holds_up_nobody_twice(
+    job: Job, connect: Callable[[], Connection], simulator: Simulator
+) -> None:
+    job.add("hangs").answer_with = Trouble.HANG
+    delays = []
+
+    def has_qr(name: str) -> bool:
+        return job.row(name).qr_code is not None
+
+    with live(job, connect), live(job, connect, "slow"):
+        wait_until(
+            lambda: job.value(
+                "select coalesce(bool_or(is_slow), false) from qr_refresh.instance_state"
+            ),
+            "the one that hangs is in the slow lane",
+        )
+        for number in range(10):
+            name = f"shop {number}"
+            begun_at = time.monotonic()
+            job.add(name)
+            wait_until(partial(has_qr, name), f"{name} has its QR code")
+            delays.append(time.monotonic() - begun_at)
+    assert len(simulator.requests_of("hangs")) >= 2
+    # A tick comes at least once a second; one that waited for the slow one would take 8 more.
+    assert max(delays) < 4
+
+
+def test_an_instance_that_answers_again_comes_back_to_the_fast_lane(job: Job) -> None:
+    instance = job.add("shop")
+    instance.answer_with = error_answer(502, "Bad Gateway", "no upstream")
+    assert tick(job) == ["shop"]
+    job.let_time_pass(10)
+    assert tick(job) == []
+    assert tick(job, "slow") == ["shop"]
+    instance.answer_with = None
+    job.let_time_pass(10)
+    assert tick(job, "slow") == ["shop"]
+    assert job.row("shop").qr_code is not None
+    job.let_time_pass(10)
+    assert tick(job, "slow") == []
+    assert tick(job) == ["shop"]
+
+
+def test_most_instances_have_their_first_qr_within_two_seconds_of_the_server(
+    job: Job, connect: Callable[[], Connection], simulator: Simulator
+) -> None:
+    job.set(log_detail="off")
+    count = 50
+    waits: dict[str, float] = {}
+    with live(job, connect), live(job, connect, "slow"):
+        served_at = {}
+        for number in range(count):
+            name = f"shop {number}"
+            # From at once to 5 seconds after the row begins to connect.
+            delay = 5.0 * number / count
+            instance = job.add(name, qr_delay=delay)
+            served_at[name] = time.monotonic() + delay
+            assert instance.qr is None or delay == 0
+        deadline = time.monotonic() + 30
+        while len(waits) < count and time.monotonic() < deadline:
+            stored = job.connection.execute(
+                "select instance_name from evolution_instances where qr_code is not null"
+            ).fetchall()
+            for (name,) in stored:
+                waits.setdefault(name, time.monotonic() - served_at[name])
+            time.sleep(0.02)
+    assert len(waits) == count
+    assert sum(wait <= 2 for wait in waits.values()) >= 0.95 * count, sorted(waits.values())
+
+
+def test_most_of_the_time_the_stored_qr_is_the_one_that_the_server_serves(
+    job: Job, simulator: Simulator
+) -> None:
+    """Three minutes, made short by moving both clocks; `make coverage` takes real time."""
+    job.set(log_detail="off", max_concurrency=4)
+    count, seconds = 20, 180
+    for number in range(count):
+        job.add(f"shop {number}", qr_age=45 * number / count)
+    good = samples = 0
+    begun_at = simulator.clock.now()
+    while simulator.clock.now() < begun_at + seconds:
+        tick(job)
+        for name, stored in job.connection.execute(
+            "select instance_name, qr_code from evolution_instances"
+        ).fetchall():
+            samples += 1
+            good += stored == data_url(simulator.current_code(name) or "")
+        job.let_time_pass(0.5)
+    assert samples > 100 * count
+    # Once a minute would be 38 %.
+    assert good / samples > 0.9
+    assert len(simulator.requests) / count / seconds * 45 < 6

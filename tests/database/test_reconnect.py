@@ -1,0 +1,167 @@
+"""No harm to WhatsApp: each connect on state close opens a socket, so there are few of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from tests.job import Job
+from tests.simulator import Simulator
+
+
+def routes(simulator: Simulator, name: str) -> list[str]:
+    return [request.path.split("/")[2] for request in simulator.requests_of(name)]
+
+
+def tick(job: Job) -> None:
+    """Do what both lanes of live mode do at one tick."""
+    for lane in ("fast", "slow"):
+        job.value("select report from qr_refresh.refresh_due(%s, 1, 1)", lane)
+
+
+def test_after_an_answer_without_a_qr_the_state_is_asked_first(
+    job: Job, simulator: Simulator
+) -> None:
+    job.add("shop", qr_delay=1000)
+    job.run()
+    job.run()
+    assert routes(simulator, "shop") == ["connect", "connectionState", "connect"]
+
+
+def test_live_mode_asks_a_new_instance_for_its_state_before_it_connects_it(
+    job: Job, simulator: Simulator
+) -> None:
+    instance = job.add("shop", state="close")
+    tick(job)
+    # The fast lane has no time for a connect that takes two seconds: it only looks.
+    assert routes(simulator, "shop") == ["connectionState", "connectionState", "connect"]
+    assert instance.sockets_opened == 1
+    assert job.row("shop").qr_code is not None
+
+
+def test_as_long_as_its_qr_changes_in_time_an_instance_is_not_asked_for_its_state(
+    job: Job, simulator: Simulator
+) -> None:
+    job.add("shop")
+    tick(job)
+    for _ in range(120):
+        job.let_time_pass(0.5)
+        tick(job)
+    assert routes(simulator, "shop").count("connectionState") == 1  # the first time
+
+
+def test_plain_runs_connect_a_closed_instance_once_a_minute(job: Job, simulator: Simulator) -> None:
+    simulator.start_outage()
+    instance = job.add("shop", state="close")
+    for _ in range(6):
+        assert job.result("shop") == {
+            "success": True,
+            "qr_updated": False,
+            "error": "No QR code available from Evolution API",
+        }
+        job.let_time_pass(8)
+    assert instance.sockets_opened == 1
+    job.let_time_pass(20)
+    job.run()
+    assert instance.sockets_opened == 2
+
+
+def test_an_outage_of_ten_minutes_opens_few_sockets(
+    job: Job, simulator: Simulator, record_property: Callable[[str, object], None]
+) -> None:
+    instances = [job.add(f"shop {number}") for number in range(3)]
+    tick(job)
+    simulator.start_outage()
+    begun_at = simulator.clock.now()
+    while simulator.clock.now() < begun_at + 600:
+        tick(job)
+        job.let_time_pass(2)
+    record_property("sockets", [instance.sockets_opened for instance in instances])
+    for instance in instances:
+        # Asking each minute would open 10, and each second one in each second.
+        assert 1 <= instance.sockets_opened <= 5
+        connects = [
+            request.time
+            for request in simulator.requests_of(instance.name)
+            if "/connect/" in request.path and request.time > begun_at
+        ]
+        gaps = [later - earlier for earlier, later in pairwise(connects)]
+        assert all(gap > 59 for gap in gaps), gaps
+        assert gaps == sorted(gaps)
+    # At most ten minutes and a quarter later each has a new QR code.
+    simulator.end_outage()
+    stored = {instance.name: job.row(instance.name).qr_code for instance in instances}
+    for _ in range(100):
+        job.let_time_pass(10)
+        tick(job)
+        if all(job.row(name).qr_code != old for name, old in stored.items()):
+            break
+    assert all(job.row(name).qr_code != old for name, old in stored.items())
+    assert simulator.clock.now() < begun_at + 600 + 800
+
+
+@pytest.mark.parametrize(
+    ("reconnects", "minutes"), [(0, 1), (1, 1), (2, 2), (3, 4), (4, 8), (5, 10), (1000000, 10)]
+)
+def test_the_time_between_two_reconnects_doubles_up_to_ten_minutes(
+    job: Job, reconnects: int, minutes: int
+) -> None:
+    job.add_row("shop")
+    job.connection.execute(
+        "insert into qr_refresh.instance_state"
+        " (instance_name, attempted_at, outcome, reconnected_at, reconnects)"
+        " values ('shop', '2026-01-01', 'closed', '2026-01-01', %s)",
+        (reconnects,),
+    )
+    waits = job.value(
+        "select extract(epoch from qr_refresh.reconnect_at("
+        " s.instance_name, s.reconnected_at, s.reconnects) - s.reconnected_at)::float8 / 60"
+        " from qr_refresh.instance_state as s"
+    )
+    assert minutes <= waits <= minutes * 1.25
+
+
+@pytest.mark.parametrize(
+    ("outcome", "failures", "changed_ago", "first_seen_ago", "poll_interval", "seconds"),
+    [
+        # Nobody knows how old it is.
+        ("stored", 0, 45, 0, 9, 9),
+        ("unchanged", 0, 45, 30, 9, 9),
+        # It came between 1 second ago and now.
+        ("stored", 0, 1, 0, 0.3, 43.9),
+        ("unchanged", 0, 44.95, 44, 0.3, 0.3),
+        # It is as old as it can be in a moment.
+        ("unchanged", 0, 44.95, 44.9, 0.3, 0.2),
+        ("unchanged", 0, 45, 40, 9, 5.1),
+        # It should have been replaced 4, 100 seconds ago.
+        ("unchanged", 0, 50, 49, 0.3, 2),
+        ("unchanged", 0, 150, 145, 0.3, 10),
+        ("changed", 0, 1, 0, 9, 1),
+        ("failed", 1, None, None, None, 1),
+        ("timeout", 4, None, None, None, 8),
+        ("update_failed", 11, 1, 0, 9, 600),
+        ("failed", 1000000, None, None, None, 600),
+        ("no_qr_code", 1, None, None, None, 1),
+        ("closed", 15, None, None, None, 1),
+        ("connected", 17, None, None, None, 1.69),
+        ("expired", 1000000, 70, 70, 9, 600),
+    ],
+)
+def test_how_long_an_instance_is_left_alone(
+    job: Job,
+    outcome: str,
+    failures: int,
+    changed_ago: float | None,
+    first_seen_ago: float | None,
+    poll_interval: float | None,
+    seconds: float,
+) -> None:
+    wait = job.value(
+        "select extract(epoch from qr_refresh.wait_for_next_attempt(%s, %s,"
+        " make_interval(secs => %s), make_interval(secs => %s), make_interval(secs => %s)"
+        "))::float8",
+        *(outcome, failures, changed_ago, first_seen_ago, poll_interval),
+    )
+    assert wait == pytest.approx(seconds, abs=0.001)
