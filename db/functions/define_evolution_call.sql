@@ -16,12 +16,12 @@ as $python$
 
     Answer = tuple[str, str | None, str | None, bool]  # outcome, QR code, error, reconnected
 
-    def ask(client: Any, base_url: str, call: Call, deadline: float) -> Answer:
+    def ask(client: Any, path: str, call: Call, deadline: float) -> Answer:
         """Asks for the state where that is wanted, then for the QR code. Runs in a worker."""
 
         def get(route: str) -> tuple[int, bytes, str | None]:
-            url = f"{base_url}/instance/{route}/{quote(call.name, safe='')}"
-            answer: tuple[int, bytes, str | None] = client.get(url, call.token, deadline)
+            route = f"{path}/instance/{route}/{quote(call.name, safe='')}"
+            answer: tuple[int, bytes, str | None] = client.get(route, call.token, deadline)
             return answer
 
         def failure(error: str, reconnected: bool) -> Answer:

@@ -86,13 +86,13 @@ as $python$
             client = GD["qr_refresh.HttpClient"](self.base_url, self.addresses, self.trust)
             # In this order: after stop() this client is in the list, or no call is made.
             self.clients.append(client)
-            ask = GD["qr_refresh.ask"]
+            ask, path = GD["qr_refresh.ask"], urlsplit(self.base_url).path
             begun_at = self.started_at
             for call in self.todo:
                 if self.stopping.is_set() or time.monotonic() >= self.run_ends:
                     break
                 deadline = min(begun_at + self.request_timeout, self.run_ends)
-                answer = ask(client, self.base_url, call, deadline)
+                answer = ask(client, path, call, deadline)
                 now = time.monotonic()
                 self.done.put((call.position, *answer[:3], now - begun_at, answer[3]))
                 begun_at = now

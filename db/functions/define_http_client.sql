@@ -7,76 +7,50 @@ language plpython3u volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 as $python$
     import contextlib
+    import http.client
     import socket
     import ssl
     import threading
     import time
     from typing import Any
+    from urllib.parse import urlsplit
 
     import requests
-    import urllib3
-    from requests.adapters import HTTPAdapter
-    from urllib3.util.ssl_match_hostname import CertificateError
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+    from urllib3.util import wait_for_read
 
     largest_body = 262144  # bytes; a real answer has 13,600
-    reasons: dict[Any, str] = {
-        TimeoutError: "Request timeout",
-        ConnectionRefusedError: "connection refused",
-        (ssl.SSLCertVerificationError, CertificateError): "TLS certificate is not trusted",
-        ssl.SSLError: "TLS error",
-    }
-
-    def reason(error: BaseException | None) -> str:
-        """A text of ours for an exception, whose own text may name the host or quote a header."""
-        while error is not None:
-            for kind, text in reasons.items():
-                if isinstance(error, kind):
-                    return text
-            error = error.__cause__ or error.__context__
-        return "connection closed"
-
-    class Adapter(HTTPAdapter):
-        """Sends over the one pool it is given, which has its certificates already."""
-
-        pool: urllib3.HTTPConnectionPool
-
-        def get_connection(self, *args: Any, **options: Any) -> Any:
-            return self.pool
-        get_connection_with_tls_context = get_connection  # its name since requests 2.32
-
-        def cert_verify(self, *args: Any, **options: Any) -> None:
-            pass
-
     class HttpClient:
         """One connection, for one thread, kept alive between requests."""
 
         def __init__(self, base_url: str, addresses: list[Any], trust: Any) -> None:
-            self.addresses = addresses  # what getaddrinfo() gave
+            self.addresses = addresses  # what getaddrinfo() gave, for all clients of a server
             self.lock = threading.Lock()
             self.deadline = float("inf")
             self.overrun = self.stopped = False
             self.sock: socket.socket | None = None
-            self.connection: Any = None
-            # ca_certs: Debian's urllib3 would otherwise add the system's CAs to the context's.
-            tls = {"cert_reqs": "CERT_REQUIRED", "ca_certs": None, "ssl_context": trust}
-            options = tls if trust else {}
+            url = urlsplit(base_url)
+            kind: Any = HTTPSConnection if trust else HTTPConnection
+            options = {"ssl_context": trust} if trust else {}
+            opener = {"_new_conn": lambda connection: self.connect()}
+            self.connection = type("Connection", (kind,), opener)(url.hostname, url.port, **options)
+            # urllib3 1 leaves these to its pool, and would not verify without.
+            self.connection.cert_reqs = ssl.CERT_REQUIRED
+            self.connection.assert_hostname = self.connection.assert_fingerprint = None
             # Not a session: an adapter follows no redirect and reads no .netrc and no proxies.
-            self.adapter = Adapter(pool_connections=1)
-            self.adapter.pool = pool = urllib3.connection_from_url(base_url, **options)
-            opener = {"_new_conn": lambda connection: self.connect(connection)}
-            pool.ConnectionCls = type("Connection", (pool.ConnectionCls,), opener)
+            self.adapter = GD["qr_refresh.HttpAdapter"](self)
             # identity: a compressed answer could grow beyond all bounds.
             headers = {"Accept-Encoding": "identity", "User-Agent": "refresh-qr-codes"}
             self.request = requests.Request("GET", base_url, headers=headers).prepare()
 
-        def get(self, url: str, apikey: str, deadline: float) -> tuple[int, bytes, str | None]:
+        def get(self, path: str, apikey: str, deadline: float) -> tuple[int, bytes, str | None]:
             """Returns status, body, and why there is none. deadline: on time.monotonic()."""
             with self.lock:
                 self.overrun, self.deadline = self.stopped, deadline
             try:
-                status, body, failure = self.exchange(url, apikey)
+                status, body, failure = self.exchange(path, apikey)
             except Exception as e:
-                status, body, failure = 0, b"", reason(e)
+                status, body, failure = 0, b"", GD["qr_refresh.failure_reason"](e)
             # By the clock: after a shutdown a body may look complete.
             if self.overrun or time.monotonic() >= deadline:
                 failure = "Request timeout"
@@ -87,36 +61,52 @@ as $python$
                 self.deadline = float("inf")
             return status, body, failure
 
-        def exchange(self, url: str, apikey: str) -> tuple[int, bytes, str | None]:
-            self.request.url = url
+        def exchange(self, path: str, apikey: str) -> tuple[int, bytes, str | None]:
+            self.request.url = path
             self.request.headers["apikey"] = apikey
-            rest = max(self.deadline - time.monotonic(), 0.001)
-            response = self.adapter.send(self.request, stream=True, timeout=rest)
-            try:
-                if response.headers.get("Content-Encoding", "identity") != "identity":
+            answer: Any = self.adapter.send(self.request)
+            with answer:
+                if answer.headers.get("Content-Encoding", "identity") != "identity":
                     return 0, b"", "answer is compressed"
-                body: bytes = response.raw.read(largest_body + 1, decode_content=False)
-                status, size = response.status_code, len(body)
-                length = response.headers.get("Content-Length", str(size))
-                if status == 200 and size <= largest_body and length != str(size):
+                body: bytes = answer.read(largest_body + 1)
+                size = len(body)
+                length = answer.headers.get("Content-Length", str(size))
+                if answer.status == 200 and size <= largest_body and length != str(size):
                     return 0, b"", "answer was cut short"
-                return status, body, None
-            finally:
-                response.close()
+                return answer.status, body, None
 
-        def connect(self, connection: Any) -> socket.socket:
+        def urlopen(self, *, method: str, url: str, headers: Any, **options: Any) -> Any:
+            """What requests calls: one request, in place of urllib3's pool, tried once."""
+            sock = self.connection.sock
+            # Readable before it was asked anything: closed, or an answer too many.
+            if sock is not None and wait_for_read(sock, 0):
+                self.close()
+            elif sock is not None:
+                sock.settimeout(self.rest())
+            self.connection.request(method, url, headers=headers)
+            # urllib3 2 would wrap the answer; its reading and unpacking are of no use here.
+            return http.client.HTTPConnection.getresponse(self.connection)
+
+        def rest(self) -> float:
+            return max(self.deadline - time.monotonic(), 0.001)
+
+        def connect(self) -> socket.socket:
             """Connects to the first address that answers; no socket blocks before it is known."""
-            self.connection = connection
             failure = OSError()
-            for family, kind, protocol, _, address in self.addresses:
+            addresses = list(self.addresses)
+            for i, (family, kind, protocol, _, address) in enumerate(addresses):
                 sock: socket.socket | None = None
                 try:
                     sock = socket.socket(family, kind, protocol)
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    sock.settimeout(max(self.deadline - time.monotonic(), 0.001))
+                    # One that swallows packets must leave time for the others.
+                    sock.settimeout(self.rest() / (len(addresses) - i))
                     # A TLS handshake takes the descriptor away from `sock`; the duplicate stays.
                     self.watch(sock.dup())
                     sock.connect(address)
+                    sock.settimeout(self.rest())
+                    if i:  # the others need not try the same
+                        self.addresses[:] = addresses[i:] + addresses[:i]
                     return sock
                 except OSError as e:
                     failure = e
@@ -151,8 +141,7 @@ as $python$
                     self.sock.shutdown(socket.SHUT_RDWR)
 
         def close(self) -> None:
-            if self.connection:
-                self.connection.close()
+            self.connection.close()
             self.watch(None)
 
     GD["qr_refresh.HttpClient"] = HttpClient

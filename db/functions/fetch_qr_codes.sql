@@ -50,8 +50,8 @@ as $python$
     # deploy reaches sessions that are open.
     plpy.execute(
         "select qr_refresh.define_answer_reader(), qr_refresh.define_evolution_call(),"
-        " qr_refresh.define_evolution_server(), qr_refresh.define_http_client(),"
-        " qr_refresh.define_tls_trust()"
+        " qr_refresh.define_evolution_server(), qr_refresh.define_http_adapter(),"
+        " qr_refresh.define_http_client(), qr_refresh.define_tls_trust()"
     )
     done: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
     servers: dict[str, Any] = {}
