@@ -7,44 +7,61 @@ where the machine's speed drifts. The server is on this machine.
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection as Pipe
 
 import aiohttp
 import psycopg
 import requests
 
+from tests.database.backend import memory
 from tests.engines import Server, start_postgres
 from tests.job import install
+from tests.simulator import Trouble, running_simulator
 
 CONCURRENCY = 200
 ROUNDS = 3
-SEQUENTIAL_SAMPLE = 20  # instances; the rest of a sequential run is more of the same
-WORKLOADS = (  # instances, server latency in seconds
-    (200, 0.0),
-    (200, 0.2),
-    (1000, 0.0),
-    (1000, 0.2),
-    (1000, 1.0),
-    (5000, 0.2),
+SEQUENTIAL_SAMPLE = 10  # instances; the rest of a sequential run is more of the same
+REQUEST_TIMEOUT = 2.0  # seconds; for all three
+WORKLOADS = (  # instances, server latency in seconds, how many of the instances hang
+    (200, 0.0, 0),
+    (200, 0.2, 0),
+    (1000, 0.0, 0),
+    (1000, 0.2, 0),
+    (1000, 0.2, 10),
+    (1000, 1.0, 0),
+    (5000, 0.2, 0),
 )
 
 
+def simulate(host: str, instances: int, latency: float, hanging: int, pipe: Pipe) -> None:
+    """Serve until the pipe says to stop; instances that hang are spread evenly."""
+    with running_simulator(host, latency=latency) as simulator:
+        added = simulator.add_instances(instances, spread=True)
+        for number in range(hanging):
+            added[number * instances // hanging].answer_with = Trouble.HANG
+        pipe.send(simulator.base_url)
+        pipe.recv()
+
+
 @contextmanager
-def simulator_process(host: str, instances: int, latency: float) -> Iterator[str]:
+def simulator_process(host: str, instances: int, latency: float, hanging: int = 0) -> Iterator[str]:
     """Run the simulator in a process of its own, as a real server would be; yields its URL."""
-    command = [sys.executable, "-m", "tests.simulator", "--host", host, "--port", "0"]
-    command += ["--instances", str(instances), "--latency", str(latency)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().split(" on ")[1].strip()
-        finally:
-            process.terminate()
+    context = multiprocessing.get_context("spawn")
+    ours, its = context.Pipe()
+    arguments = (host, instances, latency, hanging, its)
+    process = context.Process(target=simulate, args=arguments, daemon=True)
+    process.start()
+    its.close()
+    try:
+        yield ours.recv()
+    finally:
+        ours.send("stop")
+        process.join()
 
 
 def instance(number: int) -> tuple[str, dict[str, str]]:
@@ -57,14 +74,19 @@ def limit_seconds(url: str, instances: int) -> float:
     """Time a bare asyncio client with the same concurrency and no database."""
 
     async def fetch_all() -> None:
+        free = asyncio.Semaphore(CONCURRENCY)
         connector = aiohttp.TCPConnector(limit=CONCURRENCY)
         async with aiohttp.ClientSession(url, connector=connector) as session:
 
             async def fetch(number: int) -> None:
                 path, headers = instance(number)
-                async with session.get(path, headers=headers) as response:
-                    response.raise_for_status()
-                    await response.read()
+                # Waiting for a free place is not part of a request's time.
+                async with free:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(REQUEST_TIMEOUT):
+                            async with session.get(path, headers=headers) as response:
+                                response.raise_for_status()
+                                await response.read()
 
             await asyncio.gather(*map(fetch, range(1, instances + 1)))
 
@@ -73,29 +95,28 @@ def limit_seconds(url: str, instances: int) -> float:
     return time.monotonic() - begun_at
 
 
-def sequential_seconds(url: str, instances: int) -> float:
+def sequential_seconds(url: str, instances: int, hanging: int) -> float:
     """Time requests, one call after the other, for a sample; scaled to all instances."""
     begun_at = time.monotonic()
-    for number in range(1, SEQUENTIAL_SAMPLE + 1):
+    for number in range(2, SEQUENTIAL_SAMPLE + 2):  # the first one is among those that may hang
         path, headers = instance(number)
-        requests.get(url + path, headers=headers, timeout=8).raise_for_status()
-    return (time.monotonic() - begun_at) / SEQUENTIAL_SAMPLE * instances
+        response = requests.get(url + path, headers=headers, timeout=REQUEST_TIMEOUT)
+        response.raise_for_status()
+    good = (time.monotonic() - begun_at) / SEQUENTIAL_SAMPLE
+    return good * (instances - hanging) + REQUEST_TIMEOUT * hanging
 
 
-def job_seconds(server: Server) -> tuple[float, int]:
-    """Time one run in a new session; returns it with the backend's peak memory in MB."""
+def job_seconds(server: Server, hanging: int) -> tuple[float, float, float]:
+    """Time one run in a new session; returns it with the backend's peak memory in MB.
+
+    The last is how much of that is the server's shared memory, which all sessions have in common.
+    """
     with psycopg.connect(server.dsn(), autocommit=True) as connection:
         begun_at = time.monotonic()
         row = connection.execute("select refresh_qr_codes()").fetchone()
         seconds = time.monotonic() - begun_at
-        assert row is not None and row[0]["failed"] == 0, row
-        peak: list[str] = []
-        connection.add_notice_handler(lambda notice: peak.append(notice.message_primary or ""))
-        connection.execute(
-            "do language plpython3u $$ import resource;"
-            " plpy.notice(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024) $$"
-        )
-    return seconds, int(peak[0])
+        assert row is not None and row[0]["failed"] == hanging, row
+        return seconds, memory(connection, "VmHWM") / 1e6, memory(connection, "RssShmem") / 1e6
 
 
 def prepare(server: Server, url: str, instances: int) -> None:
@@ -111,8 +132,8 @@ def prepare(server: Server, url: str, instances: int) -> None:
         connection.execute("vacuum analyze evolution_instances")
         connection.execute(
             "update qr_refresh.settings set evolution_api_base_url = %s, max_concurrency = %s,"
-            " log_detail = 'cycle'",
-            (url, CONCURRENCY),
+            " log_detail = 'cycle', request_timeout = make_interval(secs => %s)",
+            (url, CONCURRENCY, REQUEST_TIMEOUT),
         )
 
 
@@ -143,23 +164,25 @@ def main() -> None:
         install(server.dsn())
         print(f"PostgreSQL {server.version}, engine {server.engine}, {CONCURRENCY} calls at a time")
         print(f"median of {ROUNDS} rounds; each round in a new session\n")
-        print("instances  latency   job      job / limit  sequential / job  peak memory")
-        for instances, latency in WORKLOADS:
-            with simulator_process(server.listen_host, instances, latency) as url:
+        print(
+            "instances  latency  hanging   job      job / limit  sequential / job"
+            "  peak memory  of it shared"
+        )
+        for instances, latency, hanging in WORKLOADS:
+            with simulator_process(server.listen_host, instances, latency, hanging) as url:
                 prepare(server, url.replace(server.listen_host, server.reachable_host), instances)
+                sequential = sequential_seconds(url, instances, hanging)
                 rounds = []
                 for _ in range(ROUNDS):
                     limit = limit_seconds(url, instances)
-                    job, peak = job_seconds(server)
-                    rounds.append(
-                        (job, job / limit, sequential_seconds(url, instances) / job, peak)
-                    )
-                job, to_limit, to_sequential, peak = map(
+                    job, *peak = job_seconds(server, hanging)
+                    rounds.append((job, job / limit, sequential / job, *peak))
+                job, to_limit, to_sequential, *peak = map(
                     statistics.median, zip(*rounds, strict=True)
                 )
             print(
-                f"{instances:9}  {latency * 1000:4.0f} ms  {job:6.2f} s  {to_limit:11.2f}"
-                f"  {to_sequential:16.1f}  {peak:8.0f} MB",
+                f"{instances:9}  {latency * 1000:4.0f} ms  {hanging:7}  {job:6.2f} s"
+                f"  {to_limit:11.2f}  {to_sequential:16.1f}  {peak[0]:8.0f} MB  {peak[1]:9.0f} MB",
                 flush=True,
             )
         wal, milliseconds = update_cost(server)
