@@ -4,24 +4,25 @@ returns void
 language plpython3u volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 as $python$
-    from typing import Any, NamedTuple
+    from typing import Any
     from urllib.parse import quote
-
-    class Call(NamedTuple):
-        position: int
-        name: str
-        token: str
-        check_state: bool
-        connect_on_close: bool
 
     Answer = tuple[str, str | None, str | None, bool]  # outcome, QR code, error, reconnected
 
-    def ask(client: Any, path: str, call: Call, deadline: float) -> Answer:
+    def ask(
+        client: Any,
+        path: str,
+        deadline: float,
+        name: str,
+        token: str,
+        check_state: bool,
+        connect_on_close: bool,
+    ) -> Answer:
         """Asks for the state where that is wanted, then for the QR code. Runs in a worker."""
 
         def get(route: str) -> tuple[int, bytes, str | None]:
-            route = f"{path}/instance/{route}/{quote(call.name, safe='')}"
-            answer: tuple[int, bytes, str | None] = client.get(route, call.token, deadline)
+            route = f"{path}/instance/{route}/{quote(name, safe='')}"
+            answer: tuple[int, bytes, str | None] = client.get(route, token, deadline)
             return answer
 
         def failure(error: str, reconnected: bool) -> Answer:
@@ -30,7 +31,7 @@ as $python$
             return "failed", None, error, reconnected
 
         reconnected = False
-        if call.check_state:
+        if check_state:
             status, body, error = get("connectionState")
             state = None
             if error is None:
@@ -39,7 +40,7 @@ as $python$
                 return failure(error, False)
             if state == "open":
                 return "connected", None, None, False
-            if state == "close" and not call.connect_on_close:
+            if state == "close" and not connect_on_close:
                 return "closed", None, None, False
             # On close, connect opens a WhatsApp socket.
             reconnected = state == "close"
@@ -49,14 +50,14 @@ as $python$
         outcome, picture, error = GD["qr_refresh.read_answer"](status, body)
         return outcome, picture, error, reconnected
 
-    GD["qr_refresh.Call"], GD["qr_refresh.ask"] = Call, ask
+    GD["qr_refresh.ask"] = ask
 $python$;
 
 alter function qr_refresh.define_evolution_call() owner to qr_refresh_owner;
 revoke all on function qr_refresh.define_evolution_call() from public;
 
 comment on function qr_refresh.define_evolution_call() is
-'Defines the Python class Call and function ask() for qr_refresh.fetch_qr_codes() of this session, in PL/Python''s dictionary GD: one call '
-'of GET /instance/connect/{name}, where check_state is set only after GET /instance/connectionState/{name} has not answered open, '
+'Defines the Python function ask() for qr_refresh.fetch_qr_codes() of this session, in PL/Python''s dictionary GD. It calls '
+'GET /instance/connect/{name}, where check_state is set only after GET /instance/connectionState/{name} has not answered open, '
 'nor close unless connect_on_close is set.
 Privileges: EXECUTE for nobody but the owner and superusers.';

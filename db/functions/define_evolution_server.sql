@@ -30,7 +30,8 @@ as $python$
             self.request_timeout, self.run_ends = request_timeout, run_ends
             self.started_at = time.monotonic()
             self.trust: Any = None
-            self.calls: list[Any] = []
+            # Position, then what ask() is given: name, token, check_state, connect_on_close.
+            self.calls: list[tuple[int, str, str, bool, bool]] = []
             self.addresses: list[Any] = []
             self.lock = threading.Lock()
             self.is_resolving = True
@@ -88,20 +89,20 @@ as $python$
             self.clients.append(client)
             ask, path = GD["qr_refresh.ask"], urlsplit(self.base_url).path
             begun_at = self.started_at
-            for call in self.todo:
+            for position, *call in self.todo:
                 if self.stopping.is_set() or time.monotonic() >= self.run_ends:
                     break
                 deadline = min(begun_at + self.request_timeout, self.run_ends)
-                answer = ask(client, path, call, deadline)
+                outcome, picture, error, reconnected = ask(client, path, deadline, *call)
                 now = time.monotonic()
-                self.done.put((call.position, *answer[:3], now - begun_at, answer[3]))
+                self.done.put((position, outcome, picture, error, now - begun_at, reconnected))
                 begun_at = now
             client.close()
 
         def end_all(self, outcome: str, error: str | None) -> None:
             elapsed = time.monotonic() - self.started_at
-            for call in self.calls:
-                self.done.put((call.position, outcome, None, error, elapsed, False))
+            for position, *_ in self.calls:
+                self.done.put((position, outcome, None, error, elapsed, False))
 
         def is_at_work(self) -> bool:
             return not self.stopping.is_set() and any(thread.is_alive() for thread in self.threads)

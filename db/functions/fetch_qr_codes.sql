@@ -62,9 +62,7 @@ as $python$
                     base_urls[i], request_timeout, run_ends, done
                 )
             servers[base_urls[i]].calls.append(
-                GD["qr_refresh.Call"](
-                    i, instance_names[i], instance_tokens[i], check_state[i], connect_on_close[i]
-                )
+                (i, instance_names[i], instance_tokens[i], check_state[i], connect_on_close[i])
             )
 
     # Postgres's own flags. A session that ends while threads are inside OpenSSL can crash the whole

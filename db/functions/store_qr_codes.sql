@@ -6,6 +6,8 @@ returns table (outcome text, error_code text)
 language plpgsql volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '100ms'
+-- What begin sets for this function alone goes back to this at its end.
+set default_toast_compression = 'pglz'
 as $$
 declare
     written_at constant timestamptz := clock_timestamp();
@@ -22,6 +24,13 @@ begin
             and f.instance_token = e.instance_token::text
             and f.qr_code = e.qr_code
     where only_changed and e.instance_status = 'connecting';
+
+    -- Compressing a picture with pglz costs more than all the rest of storing it.
+    begin
+        perform set_config('default_toast_compression', 'lz4', true);
+    exception when invalid_parameter_value then
+        null; -- PostgreSQL was built without it
+    end;
 
     -- All at once. Rows that somebody else has locked are left out instead of waited for.
     begin
