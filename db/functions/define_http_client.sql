@@ -78,8 +78,9 @@ as $python$
         def urlopen(self, *, method: str, url: str, headers: Any, **options: Any) -> Any:
             """What requests calls: one request, in place of urllib3's pool, tried once."""
             sock = self.connection.sock
-            # Readable before it was asked anything: closed, or an answer too many.
-            if sock is not None and wait_for_read(sock, 0):
+            # Readable before it was asked anything: closed, or an answer too many. (One that comes
+            # still later cannot be told from the answer to this request.)
+            if sock is not None and (wait_for_read(sock, 0) or getattr(sock, "pending", int)()):
                 self.close()
             elif sock is not None:
                 sock.settimeout(self.rest())

@@ -74,6 +74,8 @@ as $python$
         for name in ("QueryCancelPending", "ProcDiePending", "TransactionTimeoutPending")
         if hasattr(postgres, name)  # the last one since PostgreSQL 17
     ]
+    client_check = ctypes.c_int.in_dll(postgres, "CheckClientConnectionPending")
+    postponed = 0
     try:
         for server in servers.values():
             server.start(max_concurrency, ca_file)
@@ -87,6 +89,9 @@ as $python$
                 if any(flag.value for flag in ends_pending):
                     break
                 if interrupt_pending.value:
+                    # client_connection_check_interval would end the session right here.
+                    postponed |= client_check.value
+                    client_check.value = 0
                     # Other sessions may wait for an answer, such as one that drops a database.
                     plpy.execute("select 1")
                 # In this order: a worker's last answer is there before the worker has ended.
@@ -103,6 +108,8 @@ as $python$
             server.stop()
         for server in servers.values():
             server.join(tick)
+    if postponed:
+        client_check.value = interrupt_pending.value = 1
     # Here Postgres acts on a cancel, a time-out or a shutdown: blocked in Python it cannot.
     plpy.execute("select 1")
     return results

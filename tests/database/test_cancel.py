@@ -231,6 +231,33 @@ def test_a_session_that_ends_inside_openssl_takes_no_other_along(server: Server)
         assert "terminated by signal" not in own.log_text()
 
 
+def test_a_client_that_goes_away_takes_no_other_session_along(server: Server) -> None:
+    if server.engine == "url":
+        pytest.skip("what this test looks for would crash the server of DATABASE_URL")
+    with contextlib.ExitStack() as stack:
+        own = stack.enter_context(start_postgres(server.engine))
+        install(own.dsn())
+        tls = stack.enter_context(running_hostile_server(own.listen_host, never_handshake=True))
+        url = tls.base_url.replace(own.listen_host, own.reachable_host)
+        watcher = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
+        for _ in range(6):
+            session = psycopg.connect(own.dsn(), autocommit=True)
+            pid = session.info.backend_pid
+            session.execute("set client_connection_check_interval = '20 ms'")
+            session.pgconn.send_query(
+                "select * from qr_refresh.fetch_qr_codes("
+                "array_fill('a'::text, '{32}'), array_fill('t'::text, '{32}'),"
+                f" array_fill('{url}'::text, '{{32}}'), array_fill(false, '{{32}}'),"
+                " array_fill(false, '{32}'), 1, 1, 32, null)".encode()
+            )
+            wait_for_threads(watcher, pid, 32)
+            session.close()
+            wait_until_gone(watcher, pid)
+        log = own.log_text()
+        assert log.count("connection to client lost") == 6
+        assert "terminated by signal" not in log
+
+
 def test_a_hanging_run_does_not_hold_up_other_sessions(
     hostile_job: Job,
     hostile_server: HostileServer,

@@ -390,6 +390,67 @@ def test_bytes_after_an_answer_are_not_taken_for_the_next_one(
     assert read_qr(hostile_job.row("b").qr_code) == "QR of b"
 
 
+# What is simulated: reading an answer takes long enough for more to arrive before the next request.
+SLOW_READER = """
+    import json, time
+    loads = json.loads
+    def slow(text):
+        time.sleep(0.3)
+        return loads(text)
+    json.loads = slow
+"""
+
+
+async def second_answer_late(exchange: Exchange) -> None:
+    await exchange.send(SECOND_ANSWER)
+    await asyncio.sleep(0.1)
+    await exchange.send(SECOND_ANSWER)
+    exchange.keep_open = True
+
+
+async def close_late(exchange: Exchange) -> None:
+    await exchange.send(SECOND_ANSWER)
+    await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("behaviour", [second_answer_late, close_late])
+def test_a_connection_on_which_something_came_unasked_is_not_used_again(
+    hostile_job: Job, hostile_server: HostileServer, behaviour: Behaviour
+) -> None:
+    hostile_server.behave("a", behaviour)
+    hostile_server.behave("b", answering(qr_body("QR of b")))
+    hostile_job.add_row("a")
+    hostile_job.add_row("b")
+    hostile_job.set(max_concurrency=1)
+    run_python(hostile_job.connection, SLOW_READER)
+    assert errors(hostile_job) == {"a": None, "b": None}
+    assert read_qr(hostile_job.row("b").qr_code) == "QR of b"
+    assert [request.connection for request in hostile_server.requests] == [1, 2]
+
+
+# Real names with several addresses need a name server; what is simulated is only its answer.
+TWO_ADDRESSES = """
+    import socket
+    resolve = socket.getaddrinfo
+    def both(host, port, **options):
+        return resolve({silent!r}, {port}, **options) + resolve(host, port, **options)
+    socket.getaddrinfo = both
+"""
+
+
+def test_an_address_that_swallows_packets_leaves_time_for_the_next(
+    job: Job, server: Server
+) -> None:
+    for name in "abcd":
+        job.add(name)
+    job.set(request_timeout="2 s", max_concurrency=2)
+    with full_backlog(server.listen_host) as port:
+        run_python(job.connection, TWO_ADDRESSES.format(silent=server.reachable_host, port=port))
+        found, seconds = timed(job)
+    assert found == dict.fromkeys("abcd")
+    assert 1 <= seconds < 2, "half of the time for the first address, and that only once"
+
+
 def test_bombs_and_floods_cost_the_backend_less_than_20_mb(
     hostile_job: Job,
     hostile_server: HostileServer,

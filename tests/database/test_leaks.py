@@ -69,10 +69,11 @@ def misleading_server(server: Server, proxy: HostileServer, certificate: str) ->
     if server.engine == "url":
         pytest.skip("the server of DATABASE_URL cannot get another environment")
     url = proxy.base_url.replace(server.listen_host, server.reachable_host)
-    ca_file, netrc = (f"/tmp/refresh-qr-codes-{secrets.token_hex(8)}" for _ in range(2))
+    ca_file, netrc, key_log = (f"/tmp/refresh-qr-codes-{secrets.token_hex(8)}" for _ in range(3))
     proxies = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     bundles = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
-    environment = dict.fromkeys(proxies, url) | dict.fromkeys(bundles, ca_file) | {"NETRC": netrc}
+    environment = dict.fromkeys(proxies, url) | dict.fromkeys(bundles, ca_file)
+    environment |= {"NETRC": netrc, "SSLKEYLOGFILE": key_log}
     login = f"machine {server.reachable_host} login somebody password something\n"
     with contextlib.ExitStack() as stack:
         # A container's own files can be made only once it runs.
@@ -83,7 +84,20 @@ def misleading_server(server: Server, proxy: HostileServer, certificate: str) ->
         yield own
 
 
-def test_proxies_netrc_and_ca_files_of_the_environment_do_not_matter(
+def logged_keys(connection: Connection) -> int:
+    """Count the TLS secrets that this session has written for who listens in."""
+    # Importing requests 2.32 alone begins the file with a line of comment.
+    body = """
+        import os
+        from pathlib import Path
+        path = Path(os.environ['SSLKEYLOGFILE'])
+        lines = path.read_text().splitlines() if path.exists() else []
+        plpy.notice(sum(not line.startswith('#') for line in lines))
+    """
+    return int(run_python(connection, body))
+
+
+def test_proxies_netrc_ca_files_and_key_logs_of_the_environment_do_not_matter(
     server: Server, simulator: Simulator, tmp_path: Path
 ) -> None:
     host = server.reachable_host
@@ -108,7 +122,11 @@ def test_proxies_netrc_and_ca_files_of_the_environment_do_not_matter(
         error = job.result("shop")["error"]
         assert error == "Failed to fetch QR for shop: TLS certificate is not trusted"
         assert tls.requests == []
+        with file_on_server(own, certificate) as path:
+            job.set(ca_file=path)
+            assert job.run()["refreshed"] == 1
         assert proxy.connections == 0
+        assert logged_keys(connection) == 0
 
         # The same environment does mislead requests itself, or this test would prove nothing.
         ask = "import os, requests; plpy.notice(requests.get('{}', timeout=5).status_code)"
@@ -118,6 +136,8 @@ def test_proxies_netrc_and_ca_files_of_the_environment_do_not_matter(
         ask = "import os; os.environ['no_proxy'] = '*'\n" + ask
         url = tls.base_url.replace(server.listen_host, host)
         assert run_python(connection, ask.format(url)) == "200"
+        assert logged_keys(connection) > 0
+        run_python(connection, "import os; os.unlink(os.environ['SSLKEYLOGFILE'])")
 
 
 # --- the marker -----------------------------------------------------------------------------------

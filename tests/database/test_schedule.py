@@ -13,6 +13,7 @@ from tests.engines import Server, start_postgres
 from tests.job import Connection, Job, install, read_qr, wait_until
 from tests.simulator import Simulator
 
+MARKER = "marker-5d20b8-token"
 JOBS = "select jobname, schedule, command, active, database from cron.job order by jobname"
 OURS = ("refresh-qr-codes", "* * * * *", "SELECT refresh_qr_codes()", True, "postgres")
 
@@ -101,13 +102,19 @@ def test_a_schedule_that_pg_cron_refuses_is_an_error_with_a_hint(cron: Job) -> N
     assert jobs(cron) == []
 
 
-def test_the_real_pg_cron_runs_the_job_and_the_qr_arrives(cron: Job) -> None:
+def test_the_real_pg_cron_runs_the_job_and_the_qr_arrives_and_no_token_is_shown(
+    cron: Job, server: Server
+) -> None:
     cron.add("shop")
+    cron.add_row("unknown", MARKER)
+    cron.add_row("unsendable", f"{MARKER}\r\nX: y")
     version = cron.value("select extversion from pg_extension where extname = 'pg_cron'")
     has_seconds = [int(part) for part in re.findall(r"\d+", version)] >= [1, 5]
-    cron.connection.execute(
-        "select qr_refresh.schedule(%s)", ("1 seconds" if has_seconds else "* * * * *",)
-    )
+    schedule = "1 seconds" if has_seconds else "* * * * *"
+    cron.connection.execute("select qr_refresh.schedule(%s)", (schedule,))
+    # One that fails, and whose error shows a report.
+    failing = "select refresh_qr_codes('unknown')::text::integer"
+    cron.connection.execute("select cron.schedule('fails', %s, %s)", (schedule, failing))
     begun_at = time.monotonic()
     wait_until(lambda: cron.row("shop").qr_code, "pg_cron runs the job", timeout=90)
     assert read_qr(cron.row("shop").qr_code) == cron.simulator.current_code("shop")
@@ -115,6 +122,13 @@ def test_the_real_pg_cron_runs_the_job_and_the_qr_arrives(cron: Job) -> None:
     status = "select count(*) from cron.job_run_details where status = 'succeeded'"
     wait_until(lambda: cron.value(status), "pg_cron records the run")
     assert cron.value("select refreshed from qr_refresh.runs limit 1") == 1
+    failed = "select count(*) from cron.job_run_details where status = 'failed'"
+    wait_until(lambda: cron.value(failed), "pg_cron records the failure")
+    details = cron.value("select string_agg(d::text, '') from cron.job_run_details as d")
+    assert "Failed to fetch QR for unknown: 404" in details
+    assert MARKER not in details
+    if server.engine != "url":
+        assert MARKER not in server.log_text()
 
 
 def test_live_mode_has_a_job_for_each_lane_and_worker(cron: Job) -> None:

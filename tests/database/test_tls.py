@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.database.backend import file_on_server, new_certificate, run_python
-from tests.engines import Server
-from tests.job import Job
-from tests.simulator import hostile
-from tests.simulator.hostile import HostileServer, running_hostile_server
+from tests.engines import Server, start_postgres
+from tests.job import Job, install, read_qr
+from tests.simulator import Simulator, hostile
+from tests.simulator.hostile import Exchange, HostileServer, running_hostile_server
 
 
 @pytest.fixture
@@ -143,6 +145,50 @@ def test_a_private_ca_takes_the_place_of_the_systems(
         assert tls_job.run()["refreshed"] == 5
     loaded = run_python(tls_job.connection, "import json; plpy.notice(json.dumps(GD['loaded']))")
     assert json.loads(loaded) == [[path, None, None]], "once, and nothing else"
+
+
+def test_a_certificate_signed_by_a_ca_of_the_system_is_trusted_without_a_setting(
+    server: Server, simulator: Simulator, tmp_path: Path
+) -> None:
+    if server.engine != "docker":
+        pytest.skip("only in a container of its own may a test add a CA to the system: PG=docker")
+    authority, _ = new_certificate(tmp_path, "authority")
+    with contextlib.ExitStack() as stack:
+        own = stack.enter_context(start_postgres("docker"))
+        install(own.dsn())
+        _, context = new_certificate(tmp_path, own.reachable_host, signed_by="authority")
+        tls = stack.enter_context(running_hostile_server(own.listen_host, ssl_context=context))
+        connection = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
+        job = Job(connection, simulator)
+        job.set(evolution_api_base_url=tls.base_url.replace(own.listen_host, own.reachable_host))
+        job.add_row("shop")
+        assert job.result("shop") == REFUSED
+        with file_on_server(own, authority, "/usr/local/share/ca-certificates/authority.crt"):
+            own.run_as_root(["update-ca-certificates"])
+            # In the same session, which has read the former file.
+            assert job.run()["refreshed"] == 1
+        own.run_as_root(["update-ca-certificates", "--fresh"])
+        assert job.result("shop") == REFUSED
+
+
+@pytest.mark.parametrize("rest", [b"", b"}" * 100_000], ids=["kept", "a talks on"])
+def test_a_tls_connection_is_kept_unless_there_is_more_on_it(
+    tls_job: Job, tls_server: HostileServer, server: Server, certificate: str, rest: bytes
+) -> None:
+    async def answer(exchange: Exchange) -> None:
+        body = hostile.GOOD_BODY
+        await exchange.send(hostile.head(Content_Length=len(body)) + body + rest)
+        exchange.keep_open = True
+
+    tls_server.behave("shop", answer)
+    tls_job.add_row("tea")
+    tls_job.set(max_concurrency=1)
+    with file_on_server(server, certificate) as path:
+        tls_job.set(ca_file=path)
+        assert tls_job.run()["refreshed"] == 2
+    assert [r.instance_name for r in tls_server.requests] == ["shop", "tea"]
+    assert read_qr(tls_job.row("tea").qr_code) == hostile.QR_CODE.code
+    assert tls_server.connections == (2 if rest else 1)
 
 
 @pytest.mark.parametrize("host", ["[1]", "[:::]"])
