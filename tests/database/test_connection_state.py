@@ -284,6 +284,7 @@ def test_a_server_whose_name_resolves_slowly_costs_only_its_own_and_leaves_one_t
     # Longer than the time-out of a request, so that the run goes on after the name is given up.
     rows = fetch(job.connection, *slow, *wanted, request_timeout=0.9, max_concurrency=1)
     assert {rows[instance.name].outcome for instance in slow} == {"timeout"}
+    assert all(0.9 <= rows[instance.name].elapsed < 0.9 + LATE for instance in slow)
     assert {rows[instance.name].outcome for instance in wanted} == {"qr_code"}
     wait_for_threads_to_end(job.connection, left=1)
     run_python(job.connection, RELEASED)
