@@ -24,7 +24,7 @@ as $python$
             base_url: str,
             request_timeout: float,
             run_ends: float,
-            done: queue.SimpleQueue[Any],
+            done: queue.Queue[Any],
         ) -> None:
             self.base_url, self.done = base_url, done
             self.request_timeout, self.run_ends = request_timeout, run_ends

@@ -53,7 +53,8 @@ as $python$
         " qr_refresh.define_evolution_server(), qr_refresh.define_http_adapter(),"
         " qr_refresh.define_http_client(), qr_refresh.define_tls_trust()"
     )
-    done: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+    # Not a SimpleQueue: a signal just when the time-out ends makes its get() wait for ever.
+    done: queue.Queue[tuple[Any, ...]] = queue.Queue()
     servers: dict[str, Any] = {}
     for i, result in enumerate(results):
         if result[1] == "not_attempted":

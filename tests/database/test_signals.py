@@ -98,6 +98,27 @@ def test_signals_that_cancel_nothing_change_nothing(
     wait_for_threads_to_end(busy_job.connection)
 
 
+def test_a_cancel_takes_effect_also_after_a_rain_of_signals(
+    busy_job: Job, hostile_server: HostileServer, connect: Callable[[], Connection]
+) -> None:
+    # Python's own waiting must survive a signal at any moment, also just when its time-out ends.
+    watcher = connect()
+    pid = busy_job.connection.info.backend_pid
+    rain = f"""
+        import os, signal, time
+        ends = time.monotonic() + 3
+        while time.monotonic() < ends:
+            os.kill({pid}, signal.SIGUSR1)
+            time.sleep(0.0001)
+    """
+    with ThreadPoolExecutor(1) as executor:
+        run = executor.submit(busy_job.run)
+        wait_until(lambda: len(hostile_server.requests) == IN_FLIGHT, "all requests hang")
+        run_python(watcher, rain)
+        watcher.execute("select pg_cancel_backend(%s)", (pid,))
+        assert isinstance(run.exception(2), psycopg.errors.QueryCanceled)
+
+
 def test_a_hundred_cancels_in_a_row_each_end_one_run(
     busy_job: Job, hostile_server: HostileServer, connect: Callable[[], Connection]
 ) -> None:
