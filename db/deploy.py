@@ -1,4 +1,4 @@
-"""Installs db/migrations and db/functions; `make migrate` and `make dist` run this.
+"""Installs what this folder holds; `make migrate` and `make dist` run this.
 
     python db/deploy.py migrate    into the database of the environment variable DATABASE_URL
     python db/deploy.py dist       into one file, dist/qr_refresh.sql, for psql or an SQL editor
@@ -23,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 ROOT = Path(__file__).resolve().parent.parent
 MIGRATIONS = sorted((ROOT / "db" / "migrations").glob("*.sql"))
 FUNCTIONS = sorted((ROOT / "db" / "functions").glob("*.sql"))
+PRIVILEGES = ROOT / "db" / "privileges.sql"
 MIGRATIONS_TABLE = "qr_refresh.schema_migrations"
 DIST = ROOT / "dist" / "qr_refresh.sql"
 
@@ -65,7 +66,7 @@ def migrate(url: str) -> None:
             run_file(connection, MIGRATIONS[0])
         run_dbmate(connection, url)
         with connection.transaction():
-            for path in FUNCTIONS:
+            for path in (*FUNCTIONS, PRIVILEGES):
                 run_file(connection, path)
         print(f"Installed {len(FUNCTIONS)} functions.")
         report_base_url(connection)
@@ -176,7 +177,7 @@ def dist() -> None:
 -- Installs into one database, as a superuser:
 --     psql --set ON_ERROR_STOP=1 --file qr_refresh.sql postgresql://postgres@host/database
 -- It can be run again, also to upgrade; if a statement fails, nothing is installed.
--- Made by `make dist` from db/migrations and db/functions.
+-- Made by `make dist` from the folder db.
 
 begin;
 set local client_min_messages = warning;
@@ -186,7 +187,7 @@ do $$ begin perform pg_catalog.pg_advisory_xact_lock({LOCK}); end $$;
 """
     ]
     for path in (*MIGRATIONS, *FUNCTIONS):
-        parts.append(f"\n-- {path.relative_to(ROOT).as_posix()}\n\n{up_part(path)}")
+        parts.append(dist_part(path))
     parts.append(f"""
 -- Tells a later `make migrate` (dbmate) what has been run.
 
@@ -194,18 +195,19 @@ create table if not exists {MIGRATIONS_TABLE} (version varchar primary key);
 insert into {MIGRATIONS_TABLE} (version) values
 {versions}
 on conflict do nothing;
-
-commit;
 """)
+    parts.append(dist_part(PRIVILEGES))
+    parts.append("\ncommit;\n")
     DIST.parent.mkdir(exist_ok=True)
     DIST.write_text("".join(parts), encoding="utf-8")
     print(f"Wrote {DIST.relative_to(ROOT)}")
 
 
-def up_part(path: Path) -> str:
+def dist_part(path: Path) -> str:
     """Return a file without dbmate's marks and without the part that undoes a migration."""
     text = path.read_text(encoding="utf-8").split("-- migrate:down")[0]
-    return re.sub(r"\A-- migrate:up\s*\n", "", text).strip() + "\n"
+    text = re.sub(r"\A-- migrate:up\s*\n", "", text).strip()
+    return f"\n-- {path.relative_to(ROOT).as_posix()}\n\n{text}\n"
 
 
 def main() -> None:

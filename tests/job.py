@@ -25,9 +25,10 @@ PNG_URL = "data:image/png;base64,"
 
 
 def install(url: str) -> None:
-    """Install every migration and function into a database, in one transaction."""
+    """Install every migration, function and privilege into a database, in one transaction."""
+    folders = [sorted(DB.glob("migrations/*.sql")), sorted(DB.glob("functions/*.sql"))]
     with psycopg.connect(url) as connection:
-        for path in [*sorted(DB.glob("migrations/*.sql")), *sorted(DB.glob("functions/*.sql"))]:
+        for path in [*folders[0], *folders[1], DB / "privileges.sql"]:
             connection.execute(path.read_bytes())
 
 
