@@ -11,6 +11,7 @@ set default_toast_compression = 'pglz'
 as $$
 declare
     written_at constant timestamptz := clock_timestamp();
+    notifies constant boolean := (select s.notify from qr_refresh.settings as s);
     unchanged bigint [];
     stored bigint [];
 begin
@@ -87,6 +88,13 @@ begin
                 error_code := sqlstate;
             end;
         end if;
+        if notifies and outcome = 'stored' then
+            -- Never the picture: 8,000 bytes would abort the transaction. A name that could be asked
+            -- for has at most 255 characters.
+            perform pg_notify('qr_refresh', json_build_object(
+                'instance_name', instance_names[i], 'last_qr_update', written_at
+            )::text);
+        end if;
         return next;
     end loop;
 end
@@ -99,5 +107,6 @@ comment on function qr_refresh.store_qr_codes(text[], text[], text[], boolean) i
 'Writes qr_code and last_qr_update of rows that are still connecting and still have the token that was read before.
 instance_names, instance_tokens, qr_codes: arrays of one length. only_changed: true leaves rows alone that hold the QR code already.
 Returns one row for each element, in order: outcome (stored; unchanged: left alone; changed: the row is no longer connecting, has another token or '
-'is gone; update_failed), error_code (SQLSTATE for outcome update_failed). Waits at most 100 ms for a lock, 2 s for all.
+'is gone; update_failed), error_code (SQLSTATE for outcome update_failed). Waits at most 100 ms for a lock, 2 s for all. '
+'With settings.notify each stored QR code is told to channel qr_refresh: {"instance_name", "last_qr_update"}.
 Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';
