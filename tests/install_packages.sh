@@ -21,13 +21,15 @@ docker_works() {
     timeout 120 docker pull --quiet debian:trixie-slim > /dev/null 2>&1
 }
 
-# A PostgreSQL version with PL/Python and pg_cron, and what makes a throw-away cluster of it.
+# A PostgreSQL version with PL/Python, pg_cron and, for the tests, Supabase's decoder of the WAL; and
+# what makes a throw-away cluster of it.
 local_works() {
     [ -x /usr/bin/pg_virtualenv ] && [ -d /usr/lib/python3/dist-packages/requests ] || return 1
     local server extensions
     for server in /usr/lib/postgresql/*/bin/postgres; do
         extensions=/usr/share/postgresql/$(basename "${server%/bin/postgres}")/extension
-        if [ -f "$extensions/plpython3u.control" ] && [ -f "$extensions/pg_cron.control" ]; then
+        if [ -f "$extensions/plpython3u.control" ] && [ -f "$extensions/pg_cron.control" ] \
+            && [ -f "${server%/bin/postgres}/lib/wal2json.so" ]; then
             return 0
         fi
     done
@@ -103,8 +105,8 @@ case "${1:-}" in
             local) ;;
             *) docker_works && exit 0 ;;
         esac
-        local_works || require "A local PostgreSQL with PL/Python and pg_cron" \
-            postgresql-N postgresql-plpython3-N postgresql-N-cron python3-requests
+        local_works || require "A local PostgreSQL with PL/Python, pg_cron and wal2json" \
+            postgresql-N postgresql-plpython3-N postgresql-N-cron postgresql-N-wal2json python3-requests
         ;;
     lint)
         command -v shellcheck > /dev/null || require "shellcheck" shellcheck
