@@ -73,6 +73,20 @@ lint: $(VENV)/complete dist ## check Python, the Python inside the SQL, the SQL 
 	$(VENV)/bin/pgspot --ignore PS002 --ignore PS010 --ignore-lang plpython3u \
 		--proc-without-search-path 'qr_refresh.live(lane text,worker integer,workers integer)' build/pgspot.sql
 	shellcheck .ci/run docker-entrypoint.sh tests/*.sh
+	@# Secrets in what could be committed, but for the made-up ones of examples, tests and captures.
+	find . \( -path ./.git -o -path ./$(VENV) -o -path ./build -o -path ./dist -o -name '.*_cache' \
+		-o -name .hypothesis -o -name __pycache__ \) -prune -o -type f -print0 \
+		| xargs --null $(VENV)/bin/detect-secrets-hook --no-verify --exclude-lines '^ETag: ' \
+		--exclude-secrets '^(secret|a-secret|password|nope|THE-GLOBAL-KEY|TOKEN-[a-z0-9-]+|token-of-0)$$' \
+		--exclude-secrets '^502E9013-C6F2-4C4B-B352-41D7DCF367BD$$'
+
+.PHONY: audit
+audit: lint ## lint, and look for known vulnerabilities of the Python tools at PyPI
+	@# pip-audit takes an unreachable PyPI for packages that are not there.
+	@$(VENV)/bin/python -c 'import requests; requests.get("https://pypi.org/pypi/pip/25.1/json", \
+		timeout=20).raise_for_status()' 2> /dev/null || { echo "error: PyPI's list of vulnerabilities" \
+		"(https://pypi.org/pypi/NAME/VERSION/json) cannot be read from here: no package was checked"; exit 1; }
+	$(VENV)/bin/pip-audit --strict --local --progress-spinner off
 
 .PHONY: format
 format: $(VENV)/complete ## format Python and SQL
