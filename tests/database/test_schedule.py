@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
 from collections.abc import Iterator
 
@@ -223,3 +224,37 @@ def test_without_the_extension_the_error_says_to_create_it() -> None:
             assert message == "extension pg_cron is not created in this database"
             connection.execute("create extension pg_cron")
             connection.execute("select qr_refresh.schedule()")
+
+
+def test_a_role_with_no_other_privilege_can_be_the_one_that_pg_cron_runs_the_job_as(
+    cron: Job,
+) -> None:
+    """As README.md tells, where the owner of the database is not trusted like a superuser."""
+    has_seconds = "select extversion <> '1.4' and extversion !~ '^1\\.[0-4]\\.' from pg_extension"
+    if not cron.value(f"{has_seconds} where extname = 'pg_cron'"):
+        pytest.skip("this pg_cron knows no schedule in seconds: PG=docker has one that does")
+    cron.add("shop")
+    role = f"refresher_of_{secrets.token_hex(4)}"
+    cron.connection.execute(f"create role {role} login".encode())
+    (function,) = cron.connection.execute(
+        "select oid::regprocedure::text from pg_proc where proname = 'refresh_qr_codes'"
+    ).fetchone() or ("",)
+    try:
+        cron.connection.execute(f"grant execute on function {function} to {role}".encode())
+        cron.connection.execute(
+            "select cron.schedule_in_database('refresh-qr-codes', '1 seconds',"
+            " 'SELECT refresh_qr_codes()', current_database(), %s)",
+            (role,),
+        )
+        wait_until(lambda: cron.row("shop").qr_code, "pg_cron runs the job", timeout=30)
+        ran_as = "select array_agg(distinct username) from cron.job_run_details"
+        assert cron.value(ran_as) == [role]
+    finally:
+        assert cron.value("select qr_refresh.unschedule()")
+        wait_until(
+            lambda: (
+                not cron.value(f"select count(*) from pg_stat_activity where usename = '{role}'")
+            ),
+            "the last run of the role ends",
+        )
+        cron.connection.execute(f"drop owned by {role}; drop role {role}".encode())
