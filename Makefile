@@ -74,8 +74,8 @@ lint: $(VENV)/complete dist ## check Python, the Python inside the SQL, the SQL 
 		--proc-without-search-path 'qr_refresh.live(lane text,worker integer,workers integer)' build/pgspot.sql
 	shellcheck .ci/run docker-entrypoint.sh tests/*.sh
 	@# Secrets in what could be committed, but for the made-up ones of examples, tests and captures.
-	find . \( -path ./.git -o -path ./$(VENV) -o -path ./build -o -path ./dist -o -name '.*_cache' \
-		-o -name .hypothesis -o -name __pycache__ \) -prune -o -type f -print0 \
+	find . \( -path ./.git -o -path ./$(VENV) -o -path ./.env -o -path ./build -o -path ./dist \
+		-o -name '.*_cache' -o -name .hypothesis -o -name __pycache__ \) -prune -o -type f -print0 \
 		| xargs --null $(VENV)/bin/detect-secrets-hook --no-verify --exclude-lines '^ETag: ' \
 		--exclude-secrets '^(secret|a-secret|password|nope|THE-GLOBAL-KEY|TOKEN-[a-z0-9-]+|token-of-0)$$' \
 		--exclude-secrets '^502E9013-C6F2-4C4B-B352-41D7DCF367BD$$'

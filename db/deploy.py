@@ -70,6 +70,7 @@ def migrate(url: str) -> None:
                 run_file(connection, path)
         print(f"Installed {len(FUNCTIONS)} functions.")
         report_base_url(connection)
+        report_publication(connection)
 
 
 def prepare_session(connection: psycopg.Connection) -> None:
@@ -162,6 +163,21 @@ def report_base_url(connection: psycopg.Connection) -> None:
         print(
             "Set your own:\n"
             "  update qr_refresh.settings set evolution_api_base_url = 'https://evolution.example.com';"
+        )
+
+
+def report_publication(connection: psycopg.Connection) -> None:
+    """Say where Realtime does not see the table; dbmate keeps a migration's warning to itself."""
+    row = connection.execute(
+        "select exists (select from pg_publication where pubname = 'supabase_realtime')"
+        " and not exists (select from pg_publication_tables where pubname = 'supabase_realtime'"
+        " and schemaname = 'public' and tablename = 'evolution_instances')"
+    ).fetchone()
+    if row == (True,):
+        print(
+            "WARNING: evolution_instances is not in publication supabase_realtime, so Realtime does"
+            " not see it.\nIf that is not on purpose, and the table has a primary key:\n"
+            "  alter publication supabase_realtime add table public.evolution_instances;"
         )
 
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
@@ -17,6 +18,9 @@ from tests.engines import POSTGRES_BIN, Server, start_postgres
 from tests.job import Connection, Job, install, read_qr
 from tests.simulator import Simulator, error_answer
 
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+(COMMAND,) = re.findall(r"^CREATE PUBLICATION supabase_realtime .*;$", README, re.MULTILINE)
 TABLE = "public.evolution_instances"
 _numbers = itertools.count(1)
 
@@ -266,8 +270,23 @@ def test_in_a_publication_for_all_tables_our_own_hold_no_token_and_no_qr_code(
         assert qr_code[30:60] not in str(change)
 
 
+def test_elsewhere_the_command_of_the_readme_lets_subscribers_see_the_table(
+    decoding_job: Job,
+) -> None:
+    job = decoding_job
+    job.connection.execute("drop publication supabase_realtime")
+    job.connection.execute(COMMAND.encode())
+    job.add("shop")
+    slot = start(job, wal2json)
+    job.run()
+    assert [change.columns["instance_name"] for change in wal2json(job.connection, slot)] == [
+        "shop"
+    ]
+
+
 # --- how the table joins --------------------------------------------------------------------------
 
+NOT_PUBLISHED = "WARNING: evolution_instances is not in publication supabase_realtime"
 PUBLISHED = (
     "select count(*) from pg_publication_tables"
     " where pubname = 'supabase_realtime' and tablename = 'evolution_instances'"
@@ -333,5 +352,15 @@ def test_a_table_that_was_taken_out_stays_out_after_an_upgrade(empty_database: s
         migrated(empty_database)
         assert connection.execute(PUBLISHED.encode()).fetchone() == (1,)
         connection.execute("alter publication supabase_realtime drop table evolution_instances")
-        migrated(empty_database)
+        assert NOT_PUBLISHED in migrated(empty_database)
         assert connection.execute(PUBLISHED.encode()).fetchone() == (0,)
+
+
+def test_migrate_says_where_realtime_does_not_see_the_table(empty_database: str) -> None:
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        assert NOT_PUBLISHED not in migrated(empty_database)
+        connection.execute(COMMAND.encode())
+        assert NOT_PUBLISHED not in migrated(empty_database)
+        connection.execute("drop publication supabase_realtime")
+        connection.execute("create publication supabase_realtime")
+        assert NOT_PUBLISHED in migrated(empty_database)
