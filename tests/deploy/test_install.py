@@ -2,77 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import psycopg
 import pytest
 
+from tests.deploy.installation import OURS, ROOT, make, migrated, run_dist, value
 from tests.engines import Server, start_postgres
-
-ROOT = Path(__file__).resolve().parents[2]
-OURS = (
-    "select (select count(*) from pg_namespace where nspname = 'qr_refresh')"
-    " + (select count(*) from pg_proc where proname = 'refresh_qr_codes')"
-    " + (select count(*) from pg_class where relname = 'evolution_instances')"
-)
-
-
-def make(target: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a target of the Makefile as a person does."""
-    environment = {key: value for key, value in os.environ.items() if key != "DATABASE_URL"}
-    if url is not None:
-        environment["DATABASE_URL"] = url
-    return subprocess.run(
-        ["make", target, f"PYTHON={sys.executable}", f"VENV={sys.prefix}"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
-def migrated(url: str) -> str:
-    result = make("migrate", url)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-@pytest.fixture(scope="session")
-def schema_of(server: Server) -> Callable[[str], str]:
-    """A database as pg_dump sees it, data included, without what differs from dump to dump."""
-
-    def dump(url: str) -> str:
-        code, output = server.run_client(["pg_dump"], dbname=url.rsplit("/", 1)[1])
-        assert code == 0, output[-500:]
-        # psql's \\restrict has another random key in each dump.
-        return "\n".join(line for line in output.splitlines() if not line.startswith("\\"))
-
-    return dump
-
-
-def value(url: str, query: str) -> object:
-    with psycopg.connect(url) as connection:
-        row = connection.execute(query.encode()).fetchone()
-    assert row is not None
-    return row[0]
-
-
-@pytest.fixture
-def second_database(create_database: Callable[[str], str]) -> str:
-    return create_database("template template0")
-
-
-def run_dist(url: str) -> None:
-    make("dist")
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute((ROOT / "dist" / "qr_refresh.sql").read_bytes())
 
 
 def test_an_empty_database_gets_the_job_and_the_table(empty_database: str) -> None:

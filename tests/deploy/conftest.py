@@ -1,0 +1,27 @@
+"""Fixtures: what pg_dump sees of a database, and a second database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.engines import Server
+
+
+@pytest.fixture(scope="session")
+def schema_of(server: Server) -> Callable[[str], str]:
+    """A database as pg_dump sees it, data included, without what differs from dump to dump."""
+
+    def dump(url: str) -> str:
+        code, output = server.run_client(["pg_dump"], dbname=url.rsplit("/", 1)[1])
+        assert code == 0, output[-500:]
+        # psql's \\restrict has another random key in each dump.
+        return "\n".join(line for line in output.splitlines() if not line.startswith("\\"))
+
+    return dump
+
+
+@pytest.fixture
+def second_database(create_database: Callable[[str], str]) -> str:
+    return create_database("template template0")

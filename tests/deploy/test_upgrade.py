@@ -1,0 +1,138 @@
+"""From each release to the present: the same as a fresh installation, and nothing is lost.
+
+A release adds two things to releases/, which nobody edits afterwards: VERSION.sql, what `make dist`
+wrote, and the lines of its new migrations in checksums (`sha256sum` in db/migrations).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.deploy.installation import RELEASES, ROOT, make, migrated, run_dist, run_sql_file
+from tests.engines import Server
+from tests.job import Job, read_qr
+from tests.simulator import Simulator
+
+MIGRATIONS = ROOT / "db" / "migrations"
+WAYS: dict[str, Callable[[str], object]] = {"migrate": migrated, "dist": run_dist}
+upgrades = pytest.mark.parametrize("way", WAYS)
+from_each_release = pytest.mark.parametrize(
+    "release", sorted(p.stem for p in RELEASES.glob("*.sql"))
+)
+
+
+def frozen() -> dict[str, str]:
+    """The released migrations, with their checksums."""
+    lines = (RELEASES / "checksums").read_text(encoding="utf-8").splitlines()
+    return {name: checksum for checksum, name in (line.split() for line in lines)}
+
+
+def test_released_migrations_are_as_they_were_released() -> None:
+    present = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in MIGRATIONS.glob("*.sql")
+        if path.name in frozen()
+    }
+    assert present == frozen(), "a released migration is never edited: write a new one"
+
+
+@from_each_release
+def test_every_migration_of_a_release_is_among_the_frozen_ones(release: str) -> None:
+    text = (RELEASES / f"{release}.sql").read_text(encoding="utf-8")
+    names = re.findall(r"^-- db/migrations/(\S+)$", text, re.MULTILINE)
+    assert names and set(names) <= frozen().keys()
+
+
+def test_a_new_migration_comes_after_the_released_ones() -> None:
+    new = {path.name for path in MIGRATIONS.glob("*.sql")} - frozen().keys()
+    assert all(name > max(frozen()) for name in new)
+
+
+@pytest.fixture
+def app_role(server: Server) -> Iterator[str]:
+    """A role of the application; whatever it was granted goes with it."""
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute("create role app_of_the_test")
+        yield "app_of_the_test"
+        # What was granted to it is in databases that may be gone by now.
+        names = admin.execute("select datname from pg_database where datallowconn").fetchall()
+        for (name,) in names:
+            with psycopg.connect(server.dsn(name), autocommit=True) as connection:
+                connection.execute("drop owned by app_of_the_test")
+        admin.execute("drop role app_of_the_test")
+
+
+@from_each_release
+@upgrades
+def test_an_upgraded_database_is_the_same_as_a_fresh_one(
+    empty_database: str,
+    second_database: str,
+    schema_of: Callable[[str], str],
+    release: str,
+    way: str,
+) -> None:
+    run_sql_file(empty_database, RELEASES / f"{release}.sql")
+    WAYS[way](empty_database)
+    WAYS[way](second_database)
+    assert schema_of(empty_database) == schema_of(second_database)
+
+
+@from_each_release
+@upgrades
+def test_an_upgrade_keeps_rows_settings_history_and_grants_and_the_job_goes_on(
+    empty_database: str, simulator: Simulator, app_role: str, release: str, way: str
+) -> None:
+    run_sql_file(empty_database, RELEASES / f"{release}.sql")
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        job = Job(connection, simulator)
+        job.set(evolution_api_base_url=simulator.base_url, max_concurrency=3, log_detail="cycle")
+        job.add("shop")
+        job.add_row("done", status="connected")
+        connection.execute("alter table evolution_instances add column tenant text default 'a'")
+        report = job.run()
+        assert report["refreshed"] == 1
+        grant = "grant execute on function {} to {}"
+        signature = job.value("select 'refresh_qr_codes'::regproc::regprocedure::text")
+        connection.execute(sql.SQL(grant).format(sql.SQL(signature), sql.Identifier(app_role)))
+        rows = connection.execute("select * from evolution_instances order by id").fetchall()
+        settings = job.value("select to_jsonb(s) from qr_refresh.settings as s")
+
+        WAYS[way](empty_database)
+
+        columns = "id, instance_name, instance_token, instance_status, qr_code, last_qr_update,"
+        columns += " created_at, updated_at, tenant"
+        kept = connection.execute(f"select {columns} from evolution_instances order by id".encode())
+        assert kept.fetchall() == rows
+        now = job.value("select to_jsonb(s) from qr_refresh.settings as s")
+        assert {name: now[name] for name in settings} == settings
+        assert job.value("select report from qr_refresh.runs") == report
+        for caller in (app_role, "service_role"):
+            connection.execute(sql.SQL("set role {}").format(sql.Identifier(caller)))
+            simulator.clock.advance(46)
+            assert job.run()["refreshed"] == 1
+            connection.execute("reset role")
+            assert read_qr(job.row("shop").qr_code) == simulator.current_code("shop")
+
+
+def test_the_second_deployment_waits_for_the_first_and_finds_all_done(
+    empty_database: str, second_database: str, schema_of: Callable[[str], str]
+) -> None:
+    run_sql_file(empty_database, RELEASES / "1.0.0.sql")
+    make("dist")
+
+    def run_one_file(url: str) -> None:
+        run_sql_file(url, ROOT / "dist" / "qr_refresh.sql")
+
+    ways: list[Callable[[str], object]] = [migrated, run_one_file] * 2
+    with ThreadPoolExecutor() as pool:
+        for deployment in [pool.submit(way, empty_database) for way in ways]:
+            deployment.result()
+    migrated(second_database)
+    assert schema_of(empty_database) == schema_of(second_database)
