@@ -102,6 +102,10 @@ migrate: $(VENV)/complete ## install the job into a database, or upgrade it: DAT
 dist: $(VENV)/complete ## write dist/qr_refresh.sql, the whole installation as one SQL file
 	@$(VENV)/bin/python db/deploy.py dist
 
+.PHONY: uninstall
+uninstall: $(VENV)/complete ## remove the job from a database; the application's table stays: DATABASE_URL=postgresql://...
+	@$(VENV)/bin/python db/deploy.py uninstall
+
 .PHONY: base-image
 base-image: ## make the Docker image debian:trixie-slim where no registry can be reached (as root)
 	@tests/make_base_image.sh

@@ -1,7 +1,8 @@
-"""Installs what this folder holds; `make migrate` and `make dist` run this.
+"""Installs what this folder holds; `make migrate`, `dist` and `uninstall` run this.
 
-    python db/deploy.py migrate    into the database of the environment variable DATABASE_URL
-    python db/deploy.py dist       into one file, dist/qr_refresh.sql, for psql or an SQL editor
+    python db/deploy.py migrate      into the database of the environment variable DATABASE_URL
+    python db/deploy.py dist         into one file, dist/qr_refresh.sql, for psql or an SQL editor
+    python db/deploy.py uninstall    removes the job from the database of DATABASE_URL
 
 The URL is read from the environment, because everybody on a machine can see the arguments of its
 processes. psql would take it, with the password in it, only as an argument; psycopg needs no psql.
@@ -14,16 +15,18 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 ROOT = Path(__file__).resolve().parent.parent
 MIGRATIONS = sorted((ROOT / "db" / "migrations").glob("*.sql"))
 FUNCTIONS = sorted((ROOT / "db" / "functions").glob("*.sql"))
 PRIVILEGES = ROOT / "db" / "privileges.sql"
+UNINSTALL = ROOT / "db" / "uninstall.sql"
 MIGRATIONS_TABLE = "qr_refresh.schema_migrations"
 DIST = ROOT / "dist" / "qr_refresh.sql"
 
@@ -35,7 +38,10 @@ SEARCH_PATH = "pg_catalog, pg_temp"
 LOCK = 7_160_624_931
 LOCK_TIMEOUT = "5min"
 
-EXAMPLE = "make migrate DATABASE_URL=postgresql://postgres:secret@127.0.0.1:5432/postgres"
+EXAMPLE = "DATABASE_URL=postgresql://postgres:secret@127.0.0.1:5432/postgres"
+
+# The commands that qr_refresh.schedule() gives to pg_cron.
+OUR_COMMANDS = r"^(select|call) (public\.)?(refresh_qr_codes|qr_refresh\.\w+)\("
 
 
 class DeployError(Exception):
@@ -51,14 +57,7 @@ def migrate(url: str) -> None:
     Raises:
         DeployError: nothing of the failed step is left in the database.
     """
-    if not url.startswith(("postgresql://", "postgres://")):
-        problem = "is not a postgresql:// URL" if url else "is not set"
-        raise DeployError(f"DATABASE_URL {problem}. Example:\n  {EXAMPLE}")
-    try:
-        connection = psycopg.connect(url, autocommit=True, connect_timeout=10)
-    except psycopg.Error as error:
-        raise DeployError(f"cannot connect to the database of DATABASE_URL: {error}") from error
-    with connection:
+    with connect(url, "migrate") as connection:
         prepare_session(connection)
         # dbmate creates its own table before the first migration can refuse, so that one is tried
         # before it: a database that cannot take the job is left as it was.
@@ -71,6 +70,23 @@ def migrate(url: str) -> None:
         print(f"Installed {len(FUNCTIONS)} functions.")
         report_base_url(connection)
         report_publication(connection)
+
+
+def connect(url: str, command: str, database: str | None = None) -> psycopg.Connection:
+    """Open a session on the database of the URL, or on another one of the same server.
+
+    Raises:
+        DeployError: there is no URL, or the server does not let us in.
+    """
+    if not url.startswith(("postgresql://", "postgres://")):
+        problem = "is not a postgresql:// URL" if url else "is not set"
+        raise DeployError(f"DATABASE_URL {problem}. Example:\n  make {command} {EXAMPLE}")
+    try:
+        conninfo = make_conninfo(url, dbname=database)
+        return psycopg.connect(conninfo, autocommit=True, connect_timeout=10)
+    except psycopg.Error as error:
+        place = f"database {database}" if database else "the database of DATABASE_URL"
+        raise DeployError(f"cannot connect to {place}: {error}") from error
 
 
 def prepare_session(connection: psycopg.Connection) -> None:
@@ -226,11 +242,64 @@ def dist_part(path: Path) -> str:
     return f"\n-- {path.relative_to(ROOT).as_posix()}\n\n{text}\n"
 
 
+def uninstall(url: str) -> None:
+    """Remove everything of the job from this database, and nothing of the application's.
+
+    Args:
+        url: a postgresql:// URL of a superuser.
+
+    Raises:
+        DeployError: nothing was removed, or only the jobs of pg_cron.
+    """
+    with connect(url, "uninstall") as connection:
+        prepare_session(connection)
+        # Tried first: where something depends on the job, its schedule stays as well.
+        with connection.transaction(force_rollback=True):
+            run_file(connection, UNINSTALL)
+        print(f"Removed {remove_cron_jobs(connection, url)} jobs of pg_cron.")
+        connection.execute("set client_min_messages = notice")
+        with connection.transaction():
+            run_file(connection, UNINSTALL)
+        print(
+            "Nothing else of the job is in this database now. The table evolution_instances stays,"
+            " as do the extensions plpython3u and pg_cron."
+        )
+
+
+def remove_cron_jobs(connection: psycopg.Connection, url: str) -> int:
+    """Remove the jobs that run in this database, and their history; pg_cron may live in another."""
+    database = connection.info.dbname
+    row = connection.execute(
+        "select coalesce(current_setting('cron.database_name', true), current_database())"
+    ).fetchone()
+    assert row is not None
+    with connect(url, "uninstall", row[0]) as home:
+        home.execute(f"set search_path = {SEARCH_PATH}")
+        if home.execute("select to_regclass('cron.job')").fetchone() == (None,):
+            return 0
+        with home.transaction():
+            removed = home.execute(
+                "select cron.unschedule(jobid) from cron.job where database = %s"
+                " and jobname like 'refresh-qr-codes%%' and command ~* %s",
+                [database, OUR_COMMANDS],
+            ).rowcount
+            home.execute(
+                "delete from cron.job_run_details where database = %s and command ~* %s",
+                [database, OUR_COMMANDS],
+            )
+    return removed
+
+
 def main() -> None:
     """Run the command that is named on the command line."""
-    commands = {"migrate": lambda: migrate(os.environ.get("DATABASE_URL", "")), "dist": dist}
+    url = os.environ.get("DATABASE_URL", "")
+    commands: dict[str, Callable[[], None]] = {
+        "migrate": lambda: migrate(url),
+        "dist": dist,
+        "uninstall": lambda: uninstall(url),
+    }
     if len(sys.argv) != 2 or sys.argv[1] not in commands:
-        raise SystemExit("usage: python db/deploy.py migrate|dist")
+        raise SystemExit(f"usage: python db/deploy.py {'|'.join(commands)}")
     try:
         commands[sys.argv[1]]()
     except DeployError as error:
