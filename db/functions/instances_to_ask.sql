@@ -20,6 +20,8 @@ returns table (
 )
 language plpgsql volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
+-- Whoever changes the table's definition may hold it for long.
+set lock_timeout = '1s'
 as $$
 begin
     return query

@@ -26,6 +26,7 @@ declare
     is_mine boolean;
     tick record;
 begin
+    perform qr_refresh.check_writable();
     if lane is null or lane not in ('fast', 'slow') then
         raise exception using
             errcode = 'QR004',

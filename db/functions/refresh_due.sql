@@ -8,6 +8,8 @@ create or replace function qr_refresh.refresh_due(
 )
 language plpgsql volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
+-- Whoever changes the table's definition may hold it for long.
+set lock_timeout = '1s'
 as $$
 begin
     perform qr_refresh.forget_instances();

@@ -16,6 +16,7 @@ declare
     lock_name constant text := 'qr_refresh' || coalesce(':' || instance_name, '');
     report jsonb;
 begin
+    perform qr_refresh.check_writable();
     if not pg_try_advisory_xact_lock(hashtextextended(lock_name, 0)) then
         return jsonb_build_object(
             'success', false, 'error', 'Another refresh cycle is already running'

@@ -12,6 +12,11 @@ begin
         outcome := 'connected';
         error_code := null;
         begin
+            -- Not to wait while other rows are held: that could be a deadlock with the application.
+            perform
+            from public.evolution_instances as e
+            where e.instance_name::text = instance_names[i]
+            for no key update nowait;
             update public.evolution_instances as e
             set instance_status = connected_status, qr_code = null, last_qr_update = clock_timestamp()
             where
@@ -37,5 +42,5 @@ comment on function qr_refresh.store_connected(text[], text[], text) is
 'Writes instance_status and clears the used QR code of instances that are connected; for settings.connected_status.
 instance_names, instance_tokens: arrays of one length. connected_status: the value for instance_status.
 Returns one row for each element, in order: outcome (connected; changed: the row is no longer connecting, has another token or is gone; '
-'update_failed), error_code (SQLSTATE for outcome update_failed). Waits at most 100 ms for a lock.
+'update_failed), error_code (SQLSTATE for outcome update_failed). Does not wait for locked rows.
 Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';

@@ -13,7 +13,8 @@ declare
     written_at constant timestamptz := clock_timestamp();
     notifies constant boolean := (select s.notify from qr_refresh.settings as s);
     unchanged bigint [];
-    stored bigint [];
+    stored bigint [] := '{}';
+    outcomes text [];
 begin
     -- Read without a lock: a row that holds the QR code already is not touched at all.
     select coalesce(array_agg(f.position), '{}') into unchanged
@@ -33,47 +34,88 @@ begin
         null; -- PostgreSQL was built without it
     end;
 
-    -- All at once. Rows that somebody else has locked are left out instead of waited for.
+    -- All at once. Who waits for a row while holding others can be in a deadlock with the application,
+    -- in whatever order that takes them. So rows that somebody else has locked are left out, and
+    -- tried again for a moment.
     begin
-        with fetched as (
-            select f.*
-            from unnest(instance_names, instance_tokens, qr_codes)
-                with ordinality as f (instance_name, instance_token, qr_code, position)
-        ), free as (
-            select f.position, f.qr_code, e.instance_name, e.instance_token
-            from fetched as f
-            inner join public.evolution_instances as e
-                on
-                    f.instance_name = e.instance_name::text
-                    and f.instance_token = e.instance_token::text
-            where e.instance_status = 'connecting' and not f.position = any(unchanged)
-            order by e.instance_name
-            for update of e skip locked
-        ), written as (
-            update public.evolution_instances as e
-            set qr_code = f.qr_code, last_qr_update = written_at
-            from free as f
-            where
-                f.instance_name = e.instance_name
-                and f.instance_token = e.instance_token
-                and e.instance_status = 'connecting'
-            returning f.position
-        )
-        select coalesce(array_agg(w.position), '{}') into stored from written as w;
+        loop
+            with fetched as (
+                select f.*
+                from unnest(instance_names, instance_tokens, qr_codes)
+                    with ordinality as f (instance_name, instance_token, qr_code, position)
+                where not exists (
+                    select from unnest(stored || unchanged) as s (position)
+                    where s.position = f.position
+                )
+            ), free as (
+                select f.position, f.qr_code, e.instance_name, e.instance_token
+                from fetched as f
+                inner join public.evolution_instances as e
+                    on
+                        f.instance_name = e.instance_name::text
+                        and f.instance_token = e.instance_token::text
+                where e.instance_status = 'connecting'
+                order by e.instance_name
+                -- Not FOR UPDATE: rows of other tables may refer to these meanwhile.
+                for no key update of e skip locked
+            ), written as (
+                update public.evolution_instances as e
+                set qr_code = f.qr_code, last_qr_update = written_at
+                from free as f
+                where
+                    f.instance_name = e.instance_name
+                    and f.instance_token = e.instance_token
+                    and e.instance_status = 'connecting'
+                returning f.position
+            )
+            select stored || coalesce(array_agg(w.position), '{}') into stored from written as w;
+            exit when
+                clock_timestamp() > written_at + interval '100 milliseconds'
+                or not exists (
+                    select
+                    from unnest(instance_names, instance_tokens)
+                        with ordinality as f (instance_name, instance_token, position)
+                    inner join public.evolution_instances as e
+                        on
+                            f.instance_name = e.instance_name::text
+                            and f.instance_token = e.instance_token::text
+                    where
+                        e.instance_status = 'connecting'
+                        and not exists (
+                            select from unnest(stored || unchanged) as s (position)
+                            where s.position = f.position
+                        )
+                );
+            perform pg_sleep(0.01);
+        end loop;
     exception when others then
         stored := '{}';
     end;
+    select array_agg(coalesce(s.outcome, u.outcome) order by n.position) into outcomes
+    from generate_subscripts(instance_names, 1) as n (position)
+    left join (
+        select r.position, 'stored' as outcome from unnest(stored) as r (position)
+    ) as s on n.position = s.position
+    left join (
+        select r.position, 'unchanged' as outcome from unnest(unchanged) as r (position)
+    ) as u on n.position = u.position;
 
     -- What is left, row by row: one that a trigger or a CHECK refuses costs only itself.
     for i in 1 .. coalesce(array_length(instance_names, 1), 0) loop
-        outcome := case when i = any(unchanged) then 'unchanged' else 'stored' end;
+        outcome := outcomes[i];
         error_code := null;
-        if not i = any(stored || unchanged) then
-            -- Many locked rows must not add up to a long wait.
-            if clock_timestamp() > written_at + interval '2 seconds' then
+        if outcome is null then
+            outcome := 'stored';
+            -- A trigger may wait for something, or the whole table may be locked: many short waits
+            -- must not add up to a long one.
+            if clock_timestamp() > written_at + interval '500 milliseconds' then
                 perform set_config('lock_timeout', '1ms', true);
             end if;
             begin
+                perform
+                from public.evolution_instances as e
+                where e.instance_name::text = instance_names[i]
+                for no key update nowait;
                 update public.evolution_instances as e
                 set qr_code = qr_codes[i], last_qr_update = written_at
                 where
@@ -107,6 +149,7 @@ comment on function qr_refresh.store_qr_codes(text[], text[], text[], boolean) i
 'Writes qr_code and last_qr_update of rows that are still connecting and still have the token that was read before.
 instance_names, instance_tokens, qr_codes: arrays of one length. only_changed: true leaves rows alone that hold the QR code already.
 Returns one row for each element, in order: outcome (stored; unchanged: left alone; changed: the row is no longer connecting, has another token or '
-'is gone; update_failed), error_code (SQLSTATE for outcome update_failed). Waits at most 100 ms for a lock, 2 s for all. '
+'is gone; update_failed), error_code (SQLSTATE for outcome update_failed). Waits at most 0.1 s for locked rows, and 0.7 s for '
+'what triggers wait for. '
 'With settings.notify each stored QR code is told to channel qr_refresh: {"instance_name", "last_qr_update"}.
 Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';
