@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import psycopg
+import pytest
 
 from tests.deploy.installation import value
 from tests.engines import Server, start_postgres
@@ -61,6 +62,8 @@ def test_a_database_restored_on_the_same_server_is_the_same(
 
 def test_a_database_moves_to_another_server_with_its_roles_and_its_schedule() -> None:
     with start_postgres() as old, running_simulator(old.listen_host) as simulator:
+        if old.engine == "url":
+            pytest.skip("needs two servers of its own: PG=docker or PG=local runs it")
         simulator.base_url = simulator.base_url.replace(old.listen_host, old.reachable_host)
         install(old.dsn())
         with psycopg.connect(old.dsn(), autocommit=True) as connection:
