@@ -56,6 +56,10 @@ coverage: setup ## measure for COVERAGE_SECONDS=300 how often the stored QR code
 idle: setup ## measure what a minute of live mode costs when nothing is due
 	@$(VENV)/bin/python -m tests.idle
 
+.PHONY: growth
+growth: setup ## print how large the tables are after GROWTH_DAYS=7 of live mode with GROWTH_INSTANCES=10
+	@$(VENV)/bin/python -m tests.growth
+
 .PHONY: lint
 lint: $(VENV)/complete dist ## check Python, the Python inside the SQL, the SQL and the scripts
 	@tests/install_packages.sh lint
