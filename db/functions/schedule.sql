@@ -9,9 +9,10 @@ as $$
 declare
     job_name constant text := 'refresh-qr-codes';
     is_live constant boolean := schedule = 'live';
-    at constant text := case when is_live then '* * * * *' else schedule end;
-    names text [] := array[job_name];
-    commands text [] := array['SELECT refresh_qr_codes()'];
+    -- Once a day pg_cron's own history of these jobs is cut; pg_cron never does it.
+    names text [] := array[job_name, job_name || '-prune'];
+    schedules text [] := array[schedule, '17 3 * * *'];
+    commands text [] := array['SELECT refresh_qr_codes()', 'SELECT qr_refresh.prune_history()'];
     job bigint;
     first_job bigint;
 begin
@@ -23,34 +24,38 @@ begin
             hint = 'SELECT qr_refresh.schedule(''live'', workers => 4);';
     end if;
     if is_live then
-        select
-            array_agg(job_name || case when n > 1 then '-' || n else '' end) || (job_name || '-slow'),
-            array_agg(format('CALL qr_refresh.live(''fast'', %s, %s)', n, workers))
-            || 'CALL qr_refresh.live(''slow'')'::text
-        into names, commands
-        from generate_series(1, workers) as n;
+        schedules[1] := '* * * * *';
+        commands[1] := format('CALL qr_refresh.live(''fast'', 1, %s)', workers);
+        names := names || (job_name || '-slow');
+        schedules := schedules || schedules[1];
+        commands := commands || 'CALL qr_refresh.live(''slow'')'::text;
+        for n in 2 .. workers loop
+            names := names || format('%s-%s', job_name, n);
+            schedules := schedules || schedules[1];
+            commands := commands || format('CALL qr_refresh.live(''fast'', %s, %s)', n, workers);
+        end loop;
     end if;
     perform qr_refresh.check_pg_cron((
         select string_agg(
             format(
                 'SELECT cron.schedule_in_database(%L, %L, %L, %L);',
-                n.name, at, n.command, current_database()
+                n.name, n.at, n.command, current_database()
             ),
             ' '
         )
-        from unnest(names, commands) as n (name, command)
+        from unnest(names, schedules, commands) as n (name, at, command)
     ));
 
     -- Jobs of a former schedule, and those of that name under another role, would run beside these.
     perform cron.unschedule(j.jobid)
     from cron.job as j
     where
-        j.jobname ~ ('^' || job_name || '(-slow|-[0-9]+)?$')
+        j.jobname ~ ('^' || job_name || '(-slow|-prune|-[0-9]+)?$')
         and not (j.jobname = any(names) and j.username = current_user);
 
     for i in 1 .. array_length(names, 1) loop
         begin
-            job := cron.schedule(names[i], at, commands[i]);
+            job := cron.schedule(names[i], schedules[i], commands[i]);
         exception when others then
             raise exception using
                 errcode = 'QR004',
@@ -73,7 +78,8 @@ comment on function qr_refresh.schedule(text, integer) is
 'Creates the pg_cron job refresh-qr-codes, or changes the one there is, also one that called the Edge Function. Can be repeated.
 schedule: five cron fields (in cron.timezone, by default GMT); from pg_cron 1.5 on ''N seconds''; or ''live'', which calls qr_refresh.live() each '
 'minute. workers: for live mode with thousands of instances, how many jobs share them, 1 to 32: refresh-qr-codes, refresh-qr-codes-2 and so on. '
-'Live mode also has the job refresh-qr-codes-slow. Jobs of a former schedule are removed.
+'Live mode also has the job refresh-qr-codes-slow. '
+'refresh-qr-codes-prune calls qr_refresh.prune_history() once a day. Jobs of a former schedule are removed.
 Returns the number of the job refresh-qr-codes. The jobs run as the calling role.
 Errors: QR002 pg_cron is missing or lives in another database (the hint says what to run and where); '
 'QR004 workers makes no sense, or pg_cron refuses the schedule.

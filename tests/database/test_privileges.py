@@ -13,7 +13,7 @@ import pytest
 from pglast import ast as sql
 from psycopg.errors import InsufficientPrivilege
 
-from tests.deploy.test_install import migrated, run_dist
+from tests.deploy.installation import migrated, run_dist
 from tests.job import Connection, Job, install
 
 FUNCTIONS = sorted((Path(__file__).resolve().parents[2] / "db" / "functions").glob("*.sql"))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
-from tests.deploy.test_install import migrated
+from tests.deploy.installation import migrated
 from tests.engines import POSTGRES_BIN, Server, start_postgres
 from tests.job import Connection, Job, install, read_qr
 from tests.simulator import Simulator, error_answer

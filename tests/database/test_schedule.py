@@ -16,7 +16,11 @@ from tests.simulator import Simulator
 
 MARKER = "marker-5d20b8-token"
 SECURITY = (Path(__file__).resolve().parents[2] / "SECURITY.md").read_text(encoding="utf-8")
-JOBS = "select jobname, schedule, command, active, database from cron.job order by jobname"
+# Without the one that is there once for all schedules, and has a test of its own.
+JOBS = (
+    "select jobname, schedule, command, active, database from cron.job"
+    " where jobname <> 'refresh-qr-codes-prune' order by jobname"
+)
 OURS = ("refresh-qr-codes", "* * * * *", "SELECT refresh_qr_codes()", True, "postgres")
 
 
@@ -178,6 +182,17 @@ def test_the_real_pg_cron_runs_live_mode(cron: Job) -> None:
     wait_until(lambda: cron.row("later").qr_code, "live mode sees a new row", timeout=5)
     running = "select count(*) from cron.job_run_details where status = 'running'"
     assert cron.value(running) == 2
+
+
+def test_every_schedule_has_a_job_that_cuts_pg_crons_history(cron: Job) -> None:
+    prune = "select schedule, command from cron.job where jobname = 'refresh-qr-codes-prune'"
+    for schedule in ("* * * * *", "live", "*/5 * * * *"):
+        cron.connection.execute("select qr_refresh.schedule(%s)", (schedule,))
+        assert cron.connection.execute(prune.encode()).fetchall() == [
+            ("17 3 * * *", "SELECT qr_refresh.prune_history()")
+        ]
+    cron.connection.execute("select qr_refresh.unschedule()")
+    assert cron.connection.execute(prune.encode()).fetchall() == []
 
 
 def refusal(connection: Connection, call: str) -> tuple[str, str]:
