@@ -10,6 +10,7 @@ as $python$
     import socket
     import threading
     import time
+    from pathlib import Path
     from typing import Any
     from urllib.parse import urlsplit
 
@@ -138,6 +139,14 @@ as $python$
                     # Again and again: shutting down a socket just before it connects has no effect.
                     self.stop()
                     thread.join(tick)
+            # Python has done with a thread a moment before the kernel has. Meanwhile OpenSSL clears
+            # up after it, which crashes in a session that ends in that moment.
+            gives_up_at = time.monotonic() + 1
+            for thread in self.threads:
+                while Path(f"/proc/self/task/{thread.native_id}").exists():
+                    if time.monotonic() > gives_up_at:
+                        return
+                    time.sleep(0.001)
 
     GD["qr_refresh.EvolutionServer"] = EvolutionServer
 $python$;
