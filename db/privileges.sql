@@ -51,7 +51,9 @@ begin
             -- What we grant ourselves.
             and (r.rolname, o.short_name, granted.privilege_type) not in (
                 ('service_role', 'qr_refresh', 'USAGE'),
-                ('service_role', 'refresh_qr_codes', 'EXECUTE')
+                ('service_role', 'refresh_qr_codes', 'EXECUTE'),
+                ('service_role', 'live', 'EXECUTE'),
+                ('service_role', 'live_tick', 'EXECUTE')
             )
     loop
         execute format(

@@ -37,9 +37,10 @@ begin
                 where v.server_name = e.evolution_server
             )
         end,
-        -- connect has no side effect as long as there is a QR code that still changes in time.
+        -- connect has no side effect as long as there is a QR code that still changes in time, and
+        -- an instance that is new has to be connected anyway.
         case
-            when s.instance_name is null then only_due
+            when s.instance_name is null then false
             when s.outcome not in ('stored', 'unchanged', 'changed', 'update_failed') then true
             else only_due and s.qr_first_seen_at < clock_timestamp() - interval '47 seconds'
         end,

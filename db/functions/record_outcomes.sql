@@ -3,7 +3,7 @@ create or replace function qr_refresh.record_outcomes(
     asked_at timestamptz,
     instance_names text[],
     outcomes text[],
-    qr_codes text[],
+    qr_digests bytea[],
     errors text[],
     reconnected boolean[],
     elapsed double precision[]
@@ -23,14 +23,13 @@ begin
     with observed as materialized (
         select
             o.*,
-            sha256(convert_to(o.qr_code, 'UTF8')) as qr_digest,
             o.outcome not in ('failed', 'timeout') as is_answer,
             o.outcome in ('stored', 'unchanged', 'changed') as is_live,
             -- Where connect opens a socket it sleeps 2 or 5 seconds, else it answers at once.
             o.reconnected
             or (o.elapsed > 1.5 and o.outcome <> 'failed') as opened_socket
-        from unnest(instance_names, outcomes, qr_codes, errors, reconnected, elapsed)
-            as o (instance_name, outcome, qr_code, error, reconnected, elapsed)
+        from unnest(instance_names, outcomes, qr_digests, errors, reconnected, elapsed)
+            as o (instance_name, outcome, qr_digest, error, reconnected, elapsed)
         where o.outcome <> 'not_attempted'
     ), known as materialized (
         -- Locked rows are skipped: another session's open transaction must not hold a run.
@@ -71,6 +70,8 @@ begin
             end as changed_after,
             case
                 when l.is_live then 0
+                -- A new socket has its QR code within seconds, so the waiting begins anew.
+                when l.reconnected then 1
                 when l.changes_lane then l.known_failures
                 else l.known_failures + 1
             end as new_failures
@@ -172,18 +173,18 @@ end
 $$;
 
 alter function qr_refresh.record_outcomes(
-    timestamptz, text[], text[], text[], text[], boolean[], double precision[]
+    timestamptz, text[], text[], bytea[], text[], boolean[], double precision[]
 ) owner to qr_refresh_owner;
 revoke all on function qr_refresh.record_outcomes(
-    timestamptz, text[], text[], text[], text[], boolean[], double precision[]
+    timestamptz, text[], text[], bytea[], text[], boolean[], double precision[]
 ) from public;
 
 comment on function qr_refresh.record_outcomes(
-    timestamptz, text[], text[], text[], text[], boolean[], double precision[]
+    timestamptz, text[], text[], bytea[], text[], boolean[], double precision[]
 ) is
 'Updates qr_refresh.instance_state after the attempts of a run.
 asked_at: when the run began to ask. The arrays have one length: instance_names; outcomes (stored, unchanged, changed, update_failed, expired, '
-'no_qr_code, connected, closed, failed, timeout; not_attempted leaves the row as it is); qr_codes (NULL where there was none); errors (reason '
+'no_qr_code, connected, closed, failed, timeout; not_attempted leaves the row as it is); qr_digests (SHA-256; NULL where there was no QR code); errors (reason '
 'of outcome failed); reconnected (connect was called on state close); elapsed (seconds).
 Raises lock_not_available (55P03) when another session is adding the same instance. '
 'Privileges: EXECUTE for nobody but the owner and superusers.';

@@ -86,21 +86,24 @@ as $python$
     )
     outcomes = [answer["outcome"] for answer in answers]
     pictures = [answer["qr_code"] for answer in answers]
+    digests = [hashlib.sha256(p.encode()).digest() if p else None for p in pictures]
 
     # The same picture for too long is dead: it was used, or Evolution API gets no new one.
     for i, row in enumerate(instances):
-        is_old = pictures[i] and time.time() > (row["qr_dead_at"] or float("inf"))
-        if is_old and row["qr_digest"] == hashlib.sha256(pictures[i].encode()).digest():
+        is_old = digests[i] and time.time() > (row["qr_dead_at"] or float("inf"))
+        if is_old and row["qr_digest"] == digests[i]:
             outcomes[i] = "expired"
 
     def store(outcome: str, command: str, types: list[str], arguments: list[Any]) -> None:
         """Writes the rows of one outcome, and puts what came of it in the outcome's place."""
         found = [i for i, o in enumerate(outcomes) if o == outcome]
-        rows = [[a[i] for i in found] if isinstance(a, list) else a for a in arguments]
-        for i, row in zip(found, run(command, types, rows) if found else [], strict=True):
-            outcomes[i] = row["outcome"]
-            if row["error_code"]:
-                log(f"Database update failed for {names[i]} (SQLSTATE {row['error_code']})")
+        # Not all at once: PL/Python holds several copies of what it hands over.
+        for part in (found[start : start + 500] for start in range(0, len(found), 500)):
+            rows = [[a[i] for i in part] if isinstance(a, list) else a for a in arguments]
+            for i, row in zip(part, run(command, types, rows), strict=True):
+                outcomes[i] = row["outcome"]
+                if row["error_code"]:
+                    log(f"Database update failed for {names[i]} (SQLSTATE {row['error_code']})")
 
     store(
         "qr_code",
@@ -115,13 +118,13 @@ as $python$
             ["text[]", "text[]", "text"],
             [names, tokens, settings["connected_status"]],
         )
-    told_of = ("qr_code", "error", "reconnected", "elapsed")
+    told_of = ("error", "reconnected", "elapsed")
     attempt(
         "State of instances not recorded",
         "select qr_refresh.record_outcomes(to_timestamp($1), $2, $3, $4, $5, $6, $7),"
         " qr_refresh.forget_instances()",
-        ["float8", "text[]", "text[]", "text[]", "text[]", "boolean[]", "float8[]"],
-        [asked_at, names, outcomes, *([answer[c] for answer in answers] for c in told_of)],
+        ["float8", "text[]", "text[]", "bytea[]", "text[]", "boolean[]", "float8[]"],
+        [asked_at, names, outcomes, digests, *([a[c] for a in answers] for c in told_of)],
     )
 
     described = run(

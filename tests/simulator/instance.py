@@ -154,8 +154,10 @@ class Instance:
     def lose_whatsapp(self) -> None:
         """Make WhatsApp unreachable: every socket ends, and connect gets no QR any more."""
         self._whatsapp_reachable = False
-        if self.state != "not_in_memory":
-            self._end_cycle("close", None)
+        state, qr = self._look()
+        if state != "not_in_memory":
+            self._end_cycle("close", qr)
+            self._left_over = None
 
     def find_whatsapp(self) -> None:
         """Make WhatsApp reachable again: the next connect call begins a QR cycle."""

@@ -182,7 +182,7 @@ def test_during_an_outage_each_connect_opens_a_socket_and_gets_nothing(clock: Cl
     instance.find_whatsapp()
     assert (instance.state, qr_of(instance)) == ("close", None)
     instance.connect()
-    assert (instance.state, qr_of(instance)) == ("connecting", ("QR 1", 1))
+    assert (instance.state, qr_of(instance)) == ("connecting", ("QR 2", 1))
 
 
 def test_impossible_calls_are_refused(clock: Clock) -> None:
