@@ -204,11 +204,13 @@ def test_the_owner_of_the_functions_is_no_superuser_and_cannot_log_in(job: Job) 
 def test_every_function_has_an_owner_a_search_path_and_a_comment(job: Job) -> None:
     lacking = defaultdict(list)
     functions = job.connection.execute(
-        "select p.oid::regprocedure::text, p.prokind, p.prosecdef, pg_get_userbyid(p.proowner),"
+        "select p.oid::regprocedure::text, p.prokind, p.prosecdef,"
+        " exists (select from aclexplode(p.proacl) where grantee <> p.proowner),"
+        " pg_get_userbyid(p.proowner),"
         " coalesce(p.proconfig, '{}'), coalesce(obj_description(p.oid, 'pg_proc'), '')"
         f" from pg_proc as p where {OURS}".encode()
     ).fetchall()
-    for name, kind, is_definer, owner, config, comment in functions:
+    for name, kind, is_definer, is_granted, owner, config, comment in functions:
         # A procedure that commits can have neither SET nor SECURITY DEFINER.
         commits = kind == "p" and name.startswith("qr_refresh.live(")
         if owner != "qr_refresh_owner":
@@ -217,6 +219,9 @@ def test_every_function_has_an_owner_a_search_path_and_a_comment(job: Job) -> No
             lacking[name].append("search_path")
         if commits and is_definer:
             lacking[name].append("security invoker")
+        hidden = {f"debug_print_{what}=off" for what in ("parse", "rewritten", "plan")}
+        if is_definer and is_granted and not hidden <= set(config):
+            lacking[name].append("plans hidden from the caller")
         if "Privileges: " not in comment:
             lacking[name].append("comment that names the privileges")
     assert len(functions) >= len(FUNCTIONS) > 0

@@ -29,7 +29,8 @@ REFUSED = [
     "select * from qr_refresh.settings",
     "select * from qr_refresh.runs",
     "select * from qr_refresh.instance_state",
-    "select qr_refresh.fetch_qr_codes('{a}', '{b}', 'http://127.0.0.1:1', 1, 1, 1, null)",
+    "insert into qr_refresh.evolution_servers values ('mine', 'http://127.0.0.1:1')",
+    "update evolution_instances set evolution_server = 'mine'",
     "select qr_refresh.define_http_client()",
     "select qr_refresh.evolution_api_base_url()",
     "select qr_refresh.schedule()",
@@ -78,6 +79,12 @@ def become_caller(job: Job) -> None:
     job.connection.execute("set session authorization service_role")
 
 
+def tick_live(job: Job) -> None:
+    """Let live mode ask, once, for whom it has not asked before."""
+    tick = job.value("select qr_refresh.live_tick('fast', 1, 1, null)")
+    assert (tick["refreshed"], tick["failed"]) == (1, 0)
+
+
 def test_what_would_lead_to_a_token_is_refused(job: Job) -> None:
     add(job, "shop")
     job.run()
@@ -104,7 +111,6 @@ def test_a_trigger_of_the_callers_cannot_be_put_on_the_table(job: Job) -> None:
 def test_no_setting_of_the_session_shows_a_token(job: Job, messages: list[str]) -> None:
     """Such as debug_print_plan: a plan holds the values that a query was given."""
     add(job, "shop")
-    job.run()
     become_caller(job)
     switches = job.connection.execute(
         "select name from pg_settings where context = 'user' and vartype = 'bool'"
@@ -114,6 +120,7 @@ def test_no_setting_of_the_session_shows_a_token(job: Job, messages: list[str]) 
     for (name,) in switches:
         job.connection.execute(sql.SQL("set {} = on").format(sql.SQL(name)))
     job.connection.execute("set client_min_messages = debug5")
+    tick_live(job)
     assert job.run()["refreshed"] == 1
     assert job.run("shop")["refreshed"] == 1
     assert "[refresh-qr-codes] Processing shop..." in messages, "the messages did not arrive"
@@ -161,6 +168,7 @@ def test_no_function_operator_table_or_type_of_the_callers_is_used_by_ours(
     for query in ("select pg_notify('a', 'b')", "select 'a'::pg_catalog.text = 'a'"):
         with pytest.raises(psycopg.errors.RaiseException, match="taken in"):
             job.connection.execute(query.encode())
+    tick_live(job)
     assert job.value("select public.refresh_qr_codes()")["refreshed"] == 1
 
 
