@@ -248,14 +248,19 @@ def test_a_role_with_no_other_privilege_can_be_the_one_that_pg_cron_runs_the_job
     version = cron.value("select extversion from pg_extension where extname = 'pg_cron'")
     if [int(part) for part in re.findall(r"\d+", version)] < [1, 5]:
         pytest.skip("this pg_cron knows no schedule in seconds: PG=docker has one that does")
-    (script,) = re.findall(r"```sql\n( *CREATE ROLE qr_refresher .*?)```", SECURITY, re.DOTALL)
+    (script,) = re.findall(r"```sql\n( *BEGIN;\n *CREATE ROLE .*?)```", SECURITY, re.DOTALL)
     cron.add("shop")
     try:
-        cron.connection.execute(script.replace("* * * * *", "1 seconds").encode())
+        cron.connection.execute(script.replace("'live'", "'1 seconds'").encode())
         wait_until(lambda: cron.row("shop").qr_code, "pg_cron runs the job", timeout=30)
         ran_as = "select array_agg(distinct username) from cron.job_run_details"
         assert cron.value(ran_as) == ["qr_refresher"]
+        # What the other jobs of schedule() call.
+        cron.connection.execute("set session authorization qr_refresher")
+        assert cron.value("select qr_refresh.live_tick('slow', 1, 1, null) ->> 'success'") == "true"
+        assert cron.value("select qr_refresh.prune_history()") == 0
     finally:
+        cron.connection.execute("reset session authorization")
         assert cron.value("select qr_refresh.unschedule()")
         running = "select count(*) from pg_stat_activity where usename = 'qr_refresher'"
         wait_until(lambda: cron.value(running) == 0, "the last run has ended")
