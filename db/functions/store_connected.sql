@@ -7,10 +7,14 @@ language plpgsql volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '100ms'
 as $$
+declare
+    notifies constant boolean := (select s.notify from qr_refresh.settings as s);
+    written_at timestamptz;
 begin
     for i in 1 .. coalesce(array_length(instance_names, 1), 0) loop
         outcome := 'connected';
         error_code := null;
+        written_at := clock_timestamp();
         begin
             -- Not to wait while other rows are held: that could be a deadlock with the application.
             perform
@@ -18,13 +22,17 @@ begin
             where e.instance_name::text = instance_names[i]
             for no key update nowait;
             update public.evolution_instances as e
-            set instance_status = connected_status, qr_code = null, last_qr_update = clock_timestamp()
+            set instance_status = connected_status, qr_code = null, last_qr_update = written_at
             where
                 e.instance_name::text = instance_names[i]
                 and e.instance_token::text = instance_tokens[i]
                 and e.instance_status = 'connecting';
             if not found then
                 outcome := 'changed';
+            elsif notifies then
+                perform pg_notify('qr_refresh', json_build_object(
+                    'instance_name', instance_names[i], 'last_qr_update', written_at
+                )::text);
             end if;
         exception when others then
             outcome := 'update_failed';
@@ -42,5 +50,6 @@ comment on function qr_refresh.store_connected(text[], text[], text) is
 'Writes instance_status and clears the used QR code of instances that are connected; for settings.connected_status.
 instance_names, instance_tokens: arrays of one length. connected_status: the value for instance_status.
 Returns one row for each element, in order: outcome (connected; changed: the row is no longer connecting, has another token or is gone; '
-'update_failed), error_code (SQLSTATE for outcome update_failed). Does not wait for locked rows.
+'update_failed), error_code (SQLSTATE for outcome update_failed). Does not wait for locked rows. '
+'With settings.notify each is told to channel qr_refresh, as a stored QR code is.
 Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';

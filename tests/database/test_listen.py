@@ -80,6 +80,28 @@ def test_a_row_that_is_refused_is_not_told_and_the_others_are(
     assert heard(listener, 0) == []
 
 
+def test_a_qr_code_that_is_cleared_because_it_was_scanned_is_told_too(
+    job: Job, listener: Connection
+) -> None:
+    job.set(connected_status="connected")
+    job.connection.execute(
+        "grant update (instance_status) on evolution_instances to qr_refresh_owner"
+    )
+    job.add("shop")
+    job.run()
+    assert len(heard(listener, 1)) == 1
+    job.simulator.scan("shop")
+    job.value("select qr_refresh.refresh_due('fast', 1, 1)::text")
+    assert heard(listener, 0) == [], "not due yet"
+    job.let_time_pass(60)
+    job.value("select qr_refresh.refresh_due('fast', 1, 1)::text")
+    (message,) = heard(listener, 1)
+    row = job.row("shop")
+    assert (row.instance_status, row.qr_code) == ("connected", None)
+    assert message["instance_name"] == "shop"
+    assert datetime.fromisoformat(message["last_qr_update"]) == row.last_qr_update
+
+
 @pytest.mark.parametrize("character", ["🤳", "\x01", '"', "\\"])
 def test_the_longest_name_fits_into_a_message(
     job: Job, listener: Connection, character: str
