@@ -17,7 +17,7 @@ declare
     -- Just before the next minute begins, or the one after it when that is about to.
     ends_at constant timestamptz := date_trunc('minute', begun_at + interval '2 seconds')
     + interval '59 seconds';
-    wait double precision := coalesce((progress ->> 'wait')::double precision, 0);
+    wait double precision := least(longest_wait, coalesce((progress ->> 'wait')::double precision, 0));
     ticks integer := coalesce((progress ->> 'ticks')::integer, 0);
     failed_ticks integer := coalesce((progress ->> 'failed_ticks')::integer, 0);
     qr_updated integer := coalesce((progress ->> 'qr_updated')::integer, 0);
@@ -56,8 +56,18 @@ begin
             perform qr_refresh.record_run(
                 extract(epoch from clock_timestamp() - begun_at)::double precision,
                 null,
-                progress - 'begun_at' - 'wait'
-                || jsonb_build_object('total_instances', refreshed + failed)
+                jsonb_build_object(
+                    'success', failed_ticks < ticks,
+                    'mode', 'live',
+                    'lane', lane,
+                    'worker', worker,
+                    'ticks', ticks,
+                    'failed_ticks', failed_ticks,
+                    'qr_updated', qr_updated,
+                    'total_instances', refreshed + failed,
+                    'refreshed', refreshed,
+                    'failed', failed
+                )
             );
         end if;
         return null;
@@ -87,10 +97,6 @@ begin
     end;
     ticks := ticks + 1;
     return jsonb_build_object(
-        'success', failed_ticks < ticks,
-        'mode', 'live',
-        'lane', lane,
-        'worker', worker,
         'ticks', ticks,
         'failed_ticks', failed_ticks,
         'qr_updated', qr_updated,
