@@ -38,6 +38,7 @@ demo: setup ## show the whole job with a simulated Evolution API, in a throw-awa
 
 .PHONY: test
 test: setup ## run the tests; PG=docker, local or url chooses the PostgreSQL, ARGS are pytest's
+	@tests/install_packages.sh browser
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
 .PHONY: fuzz
@@ -64,10 +65,10 @@ growth: setup ## print how large the tables are after GROWTH_DAYS=7 of live mode
 lint: $(VENV)/complete dist ## check Python, the Python inside the SQL, the SQL and the scripts
 	@tests/install_packages.sh lint
 	$(VENV)/bin/python -m tests.derive_python_bodies build
-	$(VENV)/bin/ruff check db tests build
-	$(VENV)/bin/ruff format --check db tests
-	$(VENV)/bin/mypy db tests build
-	$(VENV)/bin/sqlfluff lint --disable-progress-bar db
+	$(VENV)/bin/ruff check db examples tests build
+	$(VENV)/bin/ruff format --check db examples tests
+	$(VENV)/bin/mypy db examples tests build
+	$(VENV)/bin/sqlfluff lint --disable-progress-bar db examples
 	@# pgspot sees the whole installation, in its order and with its search_path. Not asked for:
 	@# PS002, because `create or replace` is how functions are deployed; each file sets the owner at
 	@# once, in the same transaction. PS010, because dbmate creates its schema before the migrations.
@@ -94,9 +95,9 @@ audit: lint ## lint, and look for known vulnerabilities of the Python tools at P
 
 .PHONY: format
 format: $(VENV)/complete ## format Python and SQL
-	$(VENV)/bin/ruff check --fix --select I db tests
-	$(VENV)/bin/ruff format db tests
-	$(VENV)/bin/sqlfluff fix --disable-progress-bar --quiet db
+	$(VENV)/bin/ruff check --fix --select I db examples tests
+	$(VENV)/bin/ruff format db examples tests
+	$(VENV)/bin/sqlfluff fix --disable-progress-bar --quiet db examples
 
 .PHONY: migrate
 migrate: $(VENV)/complete ## install the job into a database, or upgrade it: DATABASE_URL=postgresql://...
@@ -117,4 +118,4 @@ base-image: ## make the Docker image debian:trixie-slim where no registry can be
 .PHONY: clean
 clean: ## remove everything that make has made here
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find db tests -name __pycache__ -prune -exec rm -rf {} +
+	find db examples tests -name __pycache__ -prune -exec rm -rf {} +

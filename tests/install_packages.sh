@@ -3,6 +3,7 @@
 #
 # usage: tests/install_packages.sh venv     what the Python tools need
 #        tests/install_packages.sh engine   what the PostgreSQL server of tests and demo needs
+#        tests/install_packages.sh browser  Debian's Chromium, for the tests of the live page
 #        tests/install_packages.sh lint     what `make lint` needs beside the Python tools
 #
 # The engine is the one of the environment variable PG, else Docker where it answers, else local.
@@ -108,10 +109,17 @@ case "${1:-}" in
         local_works || require "A local PostgreSQL with PL/Python, pg_cron and wal2json" \
             postgresql-N postgresql-plpython3-N postgresql-N-cron postgresql-N-wal2json python3-requests
         ;;
+    browser)
+        # Without it the tests of the live page are skipped, so it is no error that it cannot be had:
+        # Ubuntu has it only as a snap, and not everybody may install packages.
+        [ -x /usr/bin/chromium ] && exit 0
+        echo "The live page is tested in Chromium (a download of 80 MB, once)."
+        (require "Chromium" chromium) || echo "Going on without Chromium: the tests of the live page are skipped."
+        ;;
     lint)
         command -v shellcheck > /dev/null || require "shellcheck" shellcheck
         ;;
     *)
-        fail "usage: tests/install_packages.sh venv|engine|lint"
+        fail "usage: tests/install_packages.sh venv|engine|browser|lint"
         ;;
 esac

@@ -1,0 +1,200 @@
+"""What the page shows, kept up to date with the database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+
+Database = Literal["unread", "online", "offline", "refused"]
+
+LOG = logging.getLogger(__name__)
+
+# The job sends a NOTIFY for each QR code that it stores. What the application writes, such as a new
+# status, sends none: it is found by reading the small columns again after so many seconds.
+READ_INTERVAL = 0.5
+READ_TIMEOUT = 5.0
+RECONNECT_INTERVAL = 1.0
+
+# Seconds for which an instance stays on the page after it has stopped connecting.
+KEPT_AFTER_CONNECTING = 300.0
+
+PNG_URL = "data:image/png;base64,"
+
+# A picture is sent by the database only where last_qr_update is another one than that of the
+# picture which is here already. An `instance_status` that is an enum is compared as one, so that an
+# index on it serves.
+QUERY = """
+select
+    e.instance_name::text as name,
+    e.instance_status::text as status,
+    e.last_qr_update::text as updated_at,
+    case
+        when isfinite(e.last_qr_update)
+            then extract(epoch from clock_timestamp() - e.last_qr_update)::float8
+    end as age,
+    e.qr_code is not null as has_picture,
+    known.name is not null
+    and known.updated_at is not distinct from e.last_qr_update::text as is_known,
+    case
+        when known.name is null or known.updated_at is distinct from e.last_qr_update::text
+            then e.qr_code
+    end as qr_code,
+    (select extract(epoch from s.qr_lifetime)::float8 from qr_refresh.settings as s) as lifetime
+from public.evolution_instances as e
+left join
+    unnest(%(names)s::text[], %(times)s::text[]) as known (name, updated_at)
+    on known.name = e.instance_name::text
+where e.instance_status = 'connecting' or e.instance_name = any(%(names)s::text[])
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """An instance as the page shows it.
+
+    Attributes:
+        name: as in instance_name; any characters.
+        status: as in instance_status.
+        picture: the QR code as a PNG data URL; None without one.
+        updated_at: last_qr_update as the database writes it, only to notice another one.
+        stored_at: when that was on this process's monotonic clock; None where it is not known.
+        left_at: when the instance was first seen not connecting; None while it connects.
+    """
+
+    name: str
+    status: str
+    picture: str | None
+    updated_at: str | None
+    stored_at: float | None
+    left_at: float | None
+
+    def same_as(self, other: Card | None) -> bool:
+        """Tell whether the page would show the same."""
+        # Two readings of one age differ by the time that the answers took.
+        return other is not None and (self.status, self.picture, self.updated_at) == (
+            other.status,
+            other.picture,
+            other.updated_at,
+        )
+
+
+class Board:
+    """The cards of all instances that connect or have just stopped to, and whether they are true.
+
+    Attributes:
+        cards: by name. A card object is replaced when something in it changes, and only then.
+        lifetime: seconds after which a QR code that stays the same is dead.
+        database: `unread` before the first answer; `online`; `offline` while it does not answer;
+            `refused` while it answers with an error.
+    """
+
+    def __init__(self) -> None:
+        """Make an empty board; `watch` fills it."""
+        self.cards: dict[str, Card] = {}
+        self.lifetime = 60.0
+        self.database: Database = "unread"
+        self._changes = 0
+        self._changed = asyncio.Condition()
+
+    async def wait_for_change(self, seen: int, timeout: float) -> int:
+        """Wait until there was another change than those seen, or for so many seconds.
+
+        Returns:
+            The number of changes now, to be passed to the next call; 0 is the first one's.
+        """
+        try:
+            async with asyncio.timeout(timeout), self._changed:
+                await self._changed.wait_for(lambda: self._changes > seen)
+        except TimeoutError:
+            pass
+        return self._changes
+
+    async def watch(self, url: str) -> None:
+        """Follow the database until cancelled, whether it answers or not.
+
+        Args:
+            url: a postgresql:// URL, of a role as ./create_role.sql makes it.
+        """
+        while True:
+            try:
+                await self._follow(url)
+            except (psycopg.Error, TimeoutError) as error:
+                unanswered = isinstance(error, (psycopg.OperationalError, TimeoutError))
+                database: Database = "offline" if unanswered else "refused"
+                if self.database != database:
+                    LOG.warning("database %s: %s", database, str(error) or "no answer in time")
+                    self.database = database
+                    await self._announce()
+            await asyncio.sleep(RECONNECT_INTERVAL)
+
+    async def _follow(self, url: str) -> None:
+        async with await psycopg.AsyncConnection.connect(
+            url,
+            autocommit=True,
+            row_factory=dict_row,
+            connect_timeout=5,
+            application_name="refresh-qr-codes live page",
+        ) as connection:
+            await connection.execute("listen qr_refresh")
+            while True:
+                async with asyncio.timeout(READ_TIMEOUT):
+                    rows = await self._read(connection)
+                await self._take(rows)
+                async for _ in connection.notifies(timeout=READ_INTERVAL, stop_after=1):
+                    pass
+
+    async def _read(self, connection: psycopg.AsyncConnection[DictRow]) -> list[DictRow]:
+        known = {
+            "names": list(self.cards),
+            "times": [card.updated_at for card in self.cards.values()],
+        }
+        cursor = await connection.execute(QUERY, known)
+        return await cursor.fetchall()
+
+    async def _take(self, rows: list[DictRow]) -> None:
+        now = time.monotonic()
+        before = self.cards
+        after: dict[str, Card] = {}
+        for row in rows:
+            card = _card(row, before.get(row["name"]), now)
+            if card.left_at is None or now - card.left_at < KEPT_AFTER_CONNECTING:
+                after[card.name] = card
+            self.lifetime = row["lifetime"]
+        if after != before or self.database != "online":
+            if self.database != "online":
+                LOG.info("database online")
+            self.cards, self.database = after, "online"
+            await self._announce()
+
+    async def _announce(self) -> None:
+        async with self._changed:
+            self._changes += 1
+            self._changed.notify_all()
+
+
+def _card(row: dict[str, Any], former: Card | None, now: float) -> Card:
+    picture: str | None = row["qr_code"]
+    if not row["has_picture"]:
+        picture = None
+    elif row["is_known"]:
+        picture = former.picture if former else None
+    elif picture and not picture.startswith(PNG_URL):
+        picture = None  # not written by the job, and nothing to scan
+    left_at = None
+    if row["status"] != "connecting":
+        left_at = former.left_at if former and former.left_at is not None else now
+    card = Card(
+        name=row["name"],
+        status=row["status"],
+        picture=picture,
+        updated_at=row["updated_at"],
+        stored_at=None if row["age"] is None else now - row["age"],
+        left_at=left_at,
+    )
+    return former if former and card.same_as(former) else card

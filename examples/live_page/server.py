@@ -1,0 +1,165 @@
+"""The HTTP side of the page: three static files, and one stream of server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from examples.live_page.board import Board, Card
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+FOLDER = Path(__file__).resolve().parent
+FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+BOARD = web.AppKey("board", Board)
+COOKIE = "live_page_token"
+# A browser that has heard nothing for twice as long connects anew.
+HEARTBEAT = 10.0
+
+# Nothing comes from another host, and nothing that a name could smuggle into the page would run.
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
+    " img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    database_url: str, host: str = "127.0.0.1", port: int = 0, token: str | None = None
+) -> AsyncIterator[str]:
+    """Serve the page until the block ends.
+
+    Args:
+        database_url: a postgresql:// URL, of a role as ./create_role.sql makes it.
+        host: the address to listen on.
+        port: the port to listen on; 0 for a free one.
+        token: what a browser must show; None for none, which only a loopback address allows.
+
+    Yields:
+        The address of the page, without the token.
+
+    Raises:
+        ValueError: other machines could reach it, and there is no token.
+        OSError: it cannot listen there.
+    """
+    if token is None and not is_loopback(host):
+        raise ValueError(f"{host} can be reached from other machines: a token is needed")
+    board = Board()
+    application = web.Application(middlewares=[_guard(token)])
+    application[BOARD] = board
+    application.on_response_prepare.append(_add_headers)
+    for path in FILES:
+        application.router.add_get(path, _static)
+    application.router.add_get("/events", _events)
+    # A stream has no end of its own: it is cut off when its reader has gone, or the server stops.
+    runner = web.AppRunner(
+        application, access_log=None, handler_cancellation=True, shutdown_timeout=0.01
+    )
+    await runner.setup()
+    watching = asyncio.create_task(board.watch(database_url))
+    try:
+        await web.TCPSite(runner, host, port).start()
+        shown_host = f"[{host}]" if ":" in host else host
+        yield f"http://{shown_host}:{runner.addresses[0][1]}/"
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+        await runner.cleanup()
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches a server that listens there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _guard(token: str | None) -> Any:
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if token is None:
+            # A name of somebody else's that leads to 127.0.0.1 would let his page read this one.
+            if not is_loopback(request.url.host or ""):
+                raise web.HTTPForbidden(text="This page is served under the name localhost only.\n")
+            return await handler(request)
+        if _equal(request.query.get("token", ""), token):
+            # From the address bar, where it could be read, into a cookie, which no script reads.
+            redirect = web.HTTPSeeOther("/")
+            redirect.set_cookie(COOKIE, token, path="/", httponly=True, samesite="Lax")
+            raise redirect
+        if not _equal(request.cookies.get(COOKIE, ""), token):
+            raise web.HTTPUnauthorized(
+                text="This page needs its token. Open it once as /?token=... with the token that"
+                " its server was started with.\n"
+            )
+        return await handler(request)
+
+    return check
+
+
+def _equal(given: str, token: str) -> bool:
+    # Takes as long for a wrong first character as for a wrong last one.
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode())
+
+
+async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(SECURITY_HEADERS)
+
+
+async def _static(request: web.Request) -> web.Response:
+    name, content_type = FILES[request.path]
+    return web.Response(
+        body=(FOLDER / name).read_bytes(), content_type=content_type, charset="utf-8"
+    )
+
+
+async def _events(request: web.Request) -> web.StreamResponse:
+    board = request.app[BOARD]
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    # What this reader has. One that is slow misses what lies between, and nothing piles up for it.
+    sent: dict[str, Card] = {}
+    seen = 0
+    is_first = True
+    while True:
+        seen = await board.wait_for_change(seen, 0 if is_first else HEARTBEAT)
+        event = {
+            "all": is_first,
+            "database": board.database,
+            "lifetime": board.lifetime,
+            "cards": [_shown(c) for name, c in board.cards.items() if sent.get(name) is not c],
+            "gone": [name for name in sent if name not in board.cards],
+        }
+        sent = dict(board.cards)
+        is_first = False
+        await response.write(f"data: {json.dumps(event)}\n\n".encode())
+
+
+def _shown(card: Card) -> dict[str, Any]:
+    return {
+        "name": card.name,
+        "status": card.status,
+        "picture": card.picture,
+        "age": None if card.stored_at is None else time.monotonic() - card.stored_at,
+    }

@@ -1,0 +1,92 @@
+"""Fixtures: the page on a database of the test's own, and Debian's Chromium."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from examples.live_page.server import serving
+from tests.simulator.background import in_background
+
+ROOT = Path(__file__).resolve().parents[2]
+CREATE_ROLE = ROOT / "examples" / "live_page" / "create_role.sql"
+CHROMIUM = Path("/usr/bin/chromium")
+# Chromium asks for hosts of its own at every start, which no test needs.
+CHROMIUM_OPTIONS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def create_page_role(url: str) -> str:
+    """Make the page's role in a database, and return the URL with which it connects."""
+    password = secrets.token_hex(16)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(CREATE_ROLE.read_bytes())
+        connection.execute(sql.SQL("alter role qr_page password {}").format(password))
+    parts = conninfo_to_dict(url)
+    return f"postgresql://qr_page:{password}@{parts['host']}:{parts['port']}/{parts['dbname']}"
+
+
+@pytest.fixture
+def page_database(database: str) -> str:
+    """The URL of the test's database for the page's role."""
+    return create_page_role(database)
+
+
+@pytest.fixture
+def live_page(page_database: str) -> Iterator[str]:
+    """The address of the page that shows the test's database."""
+    with in_background(serving(page_database)) as address:
+        yield address
+
+
+# Not for the session: while Playwright runs, this thread has an event loop, and other modules'
+# tests may want one of their own.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        message = f"{CHROMIUM} is missing: tests/install_packages.sh browser installs it on Debian"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=CHROMIUM_OPTIONS, chromium_sandbox=False
+        )
+        yield running
+        running.close()
+
+
+@contextmanager
+def opened(browser: Browser, address: str, **options: object) -> Iterator[Page]:
+    """Open the page in a fresh profile; options are those of Playwright's new_context."""
+    context = browser.new_context(**options)  # type: ignore[arg-type]
+    try:
+        page = context.new_page()
+        page.goto(address)
+        yield page
+    finally:
+        context.close()
+
+
+@pytest.fixture
+def page(browser: Browser, live_page: str) -> Iterator[Page]:
+    """The live page in a browser."""
+    with opened(browser, live_page) as page:
+        yield page

@@ -1,0 +1,264 @@
+"""Who gets the page, what it sends, and what its role in the database may do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+import requests
+
+from examples.live_page.server import serving
+from tests.job import Connection, Job
+from tests.live_page.conftest import CREATE_ROLE, ROOT
+from tests.simulator.background import in_background
+from tests.simulator.picture import data_url, qr_text
+
+TOKEN = "a-token-of-enough-characters"
+
+
+def get(address: str, **options: Any) -> requests.Response:
+    return requests.get(address, timeout=10, allow_redirects=False, **options)
+
+
+def events(address: str) -> Iterator[dict[str, Any]]:
+    """Yield the server-sent events of the page, each as long as it takes to come."""
+    with requests.get(f"{address}events", stream=True, timeout=15) as response:
+        assert response.headers["Content-Type"] == "text/event-stream"
+        for line in response.iter_lines():
+            if line:
+                assert line.startswith(b"data: ")
+                yield json.loads(line.removeprefix(b"data: "))
+
+
+@pytest.fixture
+def guarded_page(page_database: str) -> Iterator[str]:
+    """The address of a page that asks for TOKEN."""
+    with in_background(serving(page_database, token=TOKEN)) as address:
+        yield address
+
+
+def test_an_instance_arrives_with_its_picture_and_without_its_token(
+    job: Job, live_page: str
+) -> None:
+    picture = data_url(qr_text("bakery"))
+    job.add_row("bakery", token="the-instance-token", qr_code=picture)
+    stream = events(live_page)
+    event = next(event for event in stream if event["cards"])
+    (card,) = event["cards"]
+    assert 3600 <= card.pop("age") < 3660
+    assert card == {"name": "bakery", "status": "connecting", "picture": picture}
+    assert "the-instance-token" not in json.dumps(event)
+
+
+def test_only_what_has_changed_is_sent(job: Job, live_page: str) -> None:
+    for name in ("bakery", "hotel"):
+        job.add_row(name, qr_code=data_url(qr_text(name)))
+    stream = events(live_page)
+    shown: set[str] = set()
+    while shown != {"bakery", "hotel"}:
+        shown |= {card["name"] for card in next(stream)["cards"]}
+    job.connection.execute(
+        "update evolution_instances set qr_code = %s, last_qr_update = now()"
+        " where instance_name = 'hotel'",
+        (data_url(qr_text("next")),),
+    )
+    event = next(event for event in stream if event["cards"])
+    assert [card["name"] for card in event["cards"]] == ["hotel"]
+    assert event["cards"][0]["picture"] == data_url(qr_text("next"))
+    assert not event["all"]
+
+
+def test_the_browser_is_told_to_load_nothing_from_elsewhere(live_page: str) -> None:
+    for path in ("", "page.css", "page.js"):
+        response = get(live_page + path)
+        assert response.status_code == 200
+        policy = response.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self'" in policy
+        assert "unsafe" not in policy and "http" not in policy
+        assert response.headers["Cache-Control"] == "no-store"
+    assert get(live_page + "board.py").status_code == 404
+
+
+def test_without_a_token_no_other_machine_may_reach_it(page_database: str) -> None:
+    with (
+        pytest.raises(ValueError, match="a token is needed"),
+        in_background(serving(page_database, host="0.0.0.0")),
+    ):
+        pass
+    with (
+        pytest.raises(ValueError, match="a token is needed"),
+        in_background(serving(page_database, host="example.org")),
+    ):
+        pass
+
+
+def test_somebody_elses_name_for_this_machine_gets_nothing(live_page: str) -> None:
+    port = urlsplit(live_page).port
+    for name, status in [("localhost", 200), ("127.0.0.1", 200), ("evil.example", 403)]:
+        response = get(live_page, headers={"Host": f"{name}:{port}"})
+        assert (name, response.status_code) == (name, status)
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [{}, {"params": {"token": "wrong"}}, {"cookies": {"live_page_token": TOKEN[:-1]}}],
+    ids=["none", "wrong in the address", "wrong in the cookie"],
+)
+def test_without_its_token_a_guarded_page_gives_nothing(
+    guarded_page: str, shown: dict[str, Any]
+) -> None:
+    for path in ("", "page.js", "events"):
+        response = get(guarded_page + path, **shown)
+        assert response.status_code == 401
+        assert "needs its token" in response.text
+        assert TOKEN not in response.text
+
+
+def test_the_token_goes_from_the_address_into_a_cookie(guarded_page: str) -> None:
+    response = get(guarded_page, params={"token": TOKEN})
+    assert (response.status_code, response.headers["Location"]) == (303, "/")
+    cookie = response.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Lax" in cookie
+    assert get(guarded_page, cookies=response.cookies).status_code == 200
+
+
+def test_its_role_reads_what_the_page_shows_and_nothing_else(job: Job, page_database: str) -> None:
+    job.add_row("bakery", qr_code=data_url(qr_text("bakery")))
+    with psycopg.connect(page_database, autocommit=True) as connection:
+        assert rows(connection, "select instance_name, instance_status from evolution_instances")
+        for refused in (
+            "select instance_token from evolution_instances",
+            "select * from evolution_instances",
+            "update evolution_instances set qr_code = null",
+            "delete from evolution_instances",
+            "select * from qr_refresh.settings",
+            "select * from qr_refresh.instance_state",
+            "select refresh_qr_codes()",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(refused.encode())
+
+
+def rows(connection: Connection, query: str) -> list[tuple[Any, ...]]:
+    return connection.execute(query.encode()).fetchall()
+
+
+def test_its_role_can_be_made_twice(job: Job, page_database: str) -> None:
+    job.connection.execute(CREATE_ROLE.read_bytes())
+    job.add_row("bakery")
+    with psycopg.connect(page_database) as connection:
+        assert rows(connection, "select instance_name from evolution_instances") == [("bakery",)]
+
+
+def test_a_database_that_refuses_is_told_apart_from_one_that_is_away(
+    job: Job, page_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    job.connection.execute("revoke all on qr_refresh.settings from qr_page")
+    job.connection.execute("revoke select (qr_lifetime) on qr_refresh.settings from qr_page")
+    with in_background(serving(page_database)) as address:
+        event = next(event for event in events(address) if event["database"] != "unread")
+        assert event["database"] == "refused"
+    assert "permission denied for table settings" in caplog.text
+
+    password = urlsplit(page_database).password
+    assert password is not None
+    away = page_database.replace(str(urlsplit(page_database).port), "1")
+    with in_background(serving(away)) as address:
+        event = next(event for event in events(address) if event["database"] != "unread")
+        assert event["database"] == "offline"
+    assert password not in caplog.text
+
+
+@pytest.mark.parametrize("value", ["infinity", None], ids=["infinite", "none"])
+def test_a_time_that_is_none_does_no_harm(job: Job, live_page: str, value: str | None) -> None:
+    job.add_row("bakery", qr_code=data_url(qr_text("bakery")))
+    job.connection.execute("update evolution_instances set last_qr_update = %s", (value,))
+    for event in events(live_page):
+        ages = [card["age"] for card in event["cards"]]
+        if ages == [None]:
+            break
+        assert event["database"] in ("unread", "online")
+
+
+def test_a_status_that_is_an_enum_serves_as_well(job: Job, live_page: str) -> None:
+    job.connection.execute("create type status as enum ('connecting', 'connected')")
+    job.connection.execute("drop policy qr_page_reads on evolution_instances")
+    job.connection.execute(
+        "alter table evolution_instances drop constraint evolution_instances_instance_status_check,"
+        " alter column instance_status drop default,"
+        " alter column instance_status type status using instance_status::status"
+    )
+    job.connection.execute(CREATE_ROLE.read_bytes())
+    job.add_row("bakery")
+    assert next(event for event in events(live_page) if event["cards"])
+
+
+def page_process(url: str | None, *options: str, **environment: str) -> subprocess.Popen[str]:
+    kept = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    if url is not None:
+        kept["DATABASE_URL"] = url
+    return subprocess.Popen(
+        [sys.executable, "-m", "examples.live_page", *options],
+        cwd=ROOT,
+        env={**kept, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_for_other_machines_the_command_makes_a_token_and_prints_the_address_with_it(
+    page_database: str,
+) -> None:
+    with page_process(page_database, "--host", "0.0.0.0", "--port", "0") as process:
+        assert process.stdout is not None
+        found = re.search(r"http://0\.0\.0\.0:(\d+)/(\?token=\S{20,})\n", process.stdout.readline())
+        assert found
+        address = f"http://127.0.0.1:{found[1]}/"
+        assert get(address).status_code == 401
+        assert get(address + found[2]).status_code == 303
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+
+
+def test_a_token_that_was_given_is_not_printed(page_database: str) -> None:
+    with page_process(page_database, "--port", "0", LIVE_PAGE_TOKEN=TOKEN) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"(http://127\.0\.0\.1:\d+/)\?token=\$LIVE_PAGE_TOKEN\n", line)
+        assert found, line
+        assert get(found[1]).status_code == 401
+        assert get(found[1], cookies={"live_page_token": TOKEN}).status_code == 200
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=10)
+        assert process.returncode == 0
+        assert TOKEN not in line + output + errors
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "environment", "complaint"),
+    [
+        (None, [], {}, "DATABASE_URL is not set"),
+        ("postgresql://", [], {"LIVE_PAGE_TOKEN": "short"}, "shorter than 16 characters"),
+        ("postgresql://", ["--port", "99999"], {}, "Cannot listen on 127.0.0.1:99999"),
+        ("postgresql://", ["--host", "256.0.0.1"], {}, "Cannot listen on 256.0.0.1:8765"),
+    ],
+)
+def test_bad_input_gets_a_clear_error(
+    url: str | None, options: list[str], environment: dict[str, str], complaint: str
+) -> None:
+    with page_process(url, *options, **environment) as process:
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode != 0
+        assert complaint in errors
+        assert "Traceback" not in errors
