@@ -36,6 +36,10 @@ $(VENV)/complete: pyproject.toml
 demo: setup ## show the whole job with a simulated Evolution API, in a throw-away PostgreSQL
 	@$(VENV)/bin/python -m tests.demo
 
+.PHONY: demo-live
+demo-live: setup ## show the QR codes in a browser as the job keeps them fresh, until Ctrl-C
+	@$(VENV)/bin/python -m tests.demo_live
+
 .PHONY: test
 test: setup ## run the tests; PG=docker, local or url chooses the PostgreSQL, ARGS are pytest's
 	@tests/install_packages.sh browser

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from examples.live_page.server import serving
+from tests.page_role import create_page_role
 from tests.simulator.background import in_background
 
-ROOT = Path(__file__).resolve().parents[2]
-CREATE_ROLE = ROOT / "examples" / "live_page" / "create_role.sql"
 CHROMIUM = Path("/usr/bin/chromium")
 # Chromium asks for hosts of its own at every start, which no test needs.
 CHROMIUM_OPTIONS = [
@@ -31,16 +26,6 @@ CHROMIUM_OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-
-
-def create_page_role(url: str) -> str:
-    """Make the page's role in a database, and return the URL with which it connects."""
-    password = secrets.token_hex(16)
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(CREATE_ROLE.read_bytes())
-        connection.execute(sql.SQL("alter role qr_page password {}").format(password))
-    parts = conninfo_to_dict(url)
-    return f"postgresql://qr_page:{password}@{parts['host']}:{parts['port']}/{parts['dbname']}"
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from examples.live_page import board
 from examples.live_page.server import serving
 from tests.engines import start_postgres
 from tests.job import Job, install
-from tests.live_page.conftest import create_page_role, opened
+from tests.live_page.conftest import opened
+from tests.page_role import create_page_role
 from tests.simulator.background import in_background
 from tests.simulator.instance import ROTATION
 from tests.simulator.picture import data_url, qr_text

@@ -17,8 +17,9 @@ import pytest
 import requests
 
 from examples.live_page.server import serving
+from tests.engines import ROOT
 from tests.job import Connection, Job
-from tests.live_page.conftest import CREATE_ROLE, ROOT
+from tests.page_role import CREATE_ROLE
 from tests.simulator.background import in_background
 from tests.simulator.picture import data_url, qr_text
 
