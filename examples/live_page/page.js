@@ -4,7 +4,7 @@
 const SILENCE = 20;
 const RETRY = 3;
 
-const SIGNS = { waiting: "…", connected: "✓" };
+const SIGNS = { waiting: "···", connected: "✓" };
 const TEXTS = { live: "Live", expired: "Expired", waiting: "Waiting for a code", connected: "Connected" };
 const PROBLEMS = {
   offline: "The database does not answer. The page shows what was there before, and tries again by itself.",

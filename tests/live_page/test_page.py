@@ -41,10 +41,14 @@ def state(page: Page, name: str) -> Locator:
 
 def read_screenshot(element: Locator) -> str:
     """Return the text of the QR code that is to be seen there."""
+    (text,) = codes_on_screen(element)
+    return text
+
+
+def codes_on_screen(element: Locator) -> list[str]:
     element.scroll_into_view_if_needed()
     found = zxingcpp.read_barcodes(Image.open(io.BytesIO(element.screenshot())))
-    assert len(found) == 1, f"{len(found)} codes to be seen"
-    return found[0].text
+    return [code.text for code in found]
 
 
 def age(job: Job, name: str, stored_before: timedelta) -> None:
@@ -159,6 +163,10 @@ def test_each_state_has_its_words_and_the_age_counts_up(job: Job, page: Page) ->
     expect(state(page, "none")).to_have_text(WAITING)
     expect(state(page, "foreign")).to_have_text(WAITING)
     expect(card(page, "old").locator(".age")).to_have_text(re.compile(r"^Stored 3 min \d+ s ago$"))
+
+    # An expired code cannot be scanned by mistake.
+    assert codes_on_screen(card(page, "live")) == [qr_text("live")]
+    assert codes_on_screen(card(page, "old")) == []
 
     shown = card(page, "live").locator(".age")
     text = shown.text_content() or ""
