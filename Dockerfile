@@ -1,6 +1,8 @@
-# PostgreSQL with everything that refresh_qr_codes() needs on the server: PL/Python, pg_cron and python3-requests.
-# Every package is Debian's own, so security updates arrive by building the image anew.
-FROM debian:trixie-slim
+# Every package is Debian's own, so security updates arrive by building the images anew.
+
+# PostgreSQL with everything that refresh_qr_codes() needs on the server: PL/Python, pg_cron and
+# python3-requests. The job itself is not installed.
+FROM debian:trixie-slim AS server
 
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends postgresql-common \
@@ -30,8 +32,41 @@ EXPOSE 5432
 # SIGINT is PostgreSQL's fast shutdown: it ends open sessions. Docker's default, SIGTERM, would wait for them.
 STOPSIGNAL SIGINT
 
+# A failed installation of the job leaves the file: the server runs, and whoever starts it is told.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 \
-    CMD ["pg_isready", "--quiet", "--host=127.0.0.1", "--username=postgres"]
+    CMD pg_isready --quiet --host=127.0.0.1 --username=postgres && [ ! -e /tmp/installation-failed ]
 
 ENTRYPOINT ["docker-entrypoint.sh"]
 CMD ["-c", "shared_preload_libraries=pg_cron", "-c", "cron.use_background_workers=on"]
+
+# Writes dist/qr_refresh.sql, as `make dist` does.
+FROM server AS dist
+
+USER root
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3-psycopg \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY pyproject.toml ./
+COPY db db
+RUN python3 db/deploy.py dist
+
+# The live page and the simulated Evolution API, for the profile `demo` of compose.yaml.
+FROM debian:trixie-slim AS demo
+
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3-aiohttp python3-psycopg python3-segno \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 demo \
+    # A new volume copies the owner.
+    && install --directory --owner=demo --mode=0700 /run/demo
+WORKDIR /src
+COPY examples examples
+COPY tests/__init__.py tests/compose_demo.py tests/page_role.py tests/
+COPY tests/simulator tests/simulator
+USER demo
+
+# The server with the job: docker-entrypoint.sh installs or upgrades it at each start.
+FROM server AS job
+
+COPY --from=dist /src/dist/qr_refresh.sql /usr/local/share/refresh-qr-codes/

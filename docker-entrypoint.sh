@@ -1,10 +1,11 @@
 #!/bin/bash
-# Creates the cluster on the first start, then becomes the PostgreSQL server.
+# Creates the cluster on the first start, installs or upgrades the job where the image has it, then becomes the
+# PostgreSQL server.
 #
 # Arguments: options of `postgres`, such as -c max_connections=50.
 # Environment:
 #   POSTGRES_PASSWORD       password of the superuser postgres; required on the first start, unused after
-#   POSTGRES_DB             name of a database to create on the first start (optional)
+#   POSTGRES_DB             the database that gets the job, made on the first start (default: postgres)
 #   POSTGRES_INITDB_ARGS    more options for initdb, separated by spaces (optional)
 #   EVOLUTION_API_BASE_URL  read by refresh_qr_codes() from the environment of the server (optional)
 set -euo pipefail
@@ -42,5 +43,50 @@ fi
 
 # The password has done its work; the server and the Python code inside it have no use for it.
 unset POSTGRES_PASSWORD
+
+installation=/usr/local/share/refresh-qr-codes/qr_refresh.sql
+failure_mark=/tmp/installation-failed
+database=${POSTGRES_DB:-postgres}
+
+# The first time also schedules the job. Later that is the operator's affair: who has stopped it, or chosen
+# another schedule, finds it so after a restart.
+schedule="do \$\$
+begin
+    if not exists (select from pg_catalog.pg_extension where extname = 'pg_cron') then
+        create extension pg_cron;
+        perform qr_refresh.schedule('5 seconds');
+    end if;
+end
+\$\$"
+
+# Runs the installation in a server of its own, which nobody reaches from outside and which starts no job.
+install_job() {
+    local options result=0
+    options=$(printf '%q ' "$@" -c "listen_addresses=" -c "cron.launch_active_jobs=off")
+    pg_ctl --silent --wait --timeout=600 --options="$options" start || return
+    psql --no-psqlrc --quiet --output=/dev/null --set=ON_ERROR_STOP=1 --dbname="$database" \
+        --file="$installation" --command="$schedule" || result=$?
+    pg_ctl --silent --wait --timeout=600 --mode=fast stop
+    return "$result"
+}
+
+if [ -e "$installation" ]; then
+    set -- -c "cron.database_name=$database" "$@"
+    rm -f "$failure_mark"
+    # The first process of a container ignores signals that it does not trap.
+    stopping=false
+    trap 'stopping=true' INT TERM QUIT
+    if install_job "$@"; then
+        echo "The job refresh-qr-codes is installed in the database $database."
+    else
+        # The database may serve more than this job, so it runs; the health check tells of the failure.
+        touch "$failure_mark"
+        echo "ERROR: the job refresh-qr-codes is not installed, or not upgraded: the reason is above." >&2
+    fi
+    if [ "$stopping" = true ]; then
+        exit 0
+    fi
+    trap - INT TERM QUIT
+fi
 
 exec postgres -c listen_addresses='*' "$@"

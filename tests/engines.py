@@ -316,7 +316,7 @@ def build_image(client: DockerClient) -> None:
     timer = threading.Timer(3.0, announce)
     timer.start()
     try:
-        client.build(path=str(ROOT), tag=IMAGE, forcerm=True, timeout=900)
+        client.build(path=str(ROOT), target="server", tag=IMAGE, forcerm=True, timeout=900)
     except BuildError as error:
         lines = "".join(
             str(part.get("stream", "")) for part in error.build_log if isinstance(part, dict)

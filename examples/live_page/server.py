@@ -53,7 +53,7 @@ async def serving(
         token: what a browser must show; None for none, which only a loopback address allows.
 
     Yields:
-        The address of the page, without the token.
+        The address of the page on this machine, without the token.
 
     Raises:
         ValueError: other machines could reach it, and there is no token.
@@ -76,7 +76,8 @@ async def serving(
     watching = asyncio.create_task(board.watch(database_url))
     try:
         await web.TCPSite(runner, host, port).start()
-        shown_host = f"[{host}]" if ":" in host else host
+        reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        shown_host = f"[{reached}]" if ":" in reached else reached
         yield f"http://{shown_host}:{runner.addresses[0][1]}/"
     finally:
         watching.cancel()

@@ -223,11 +223,12 @@ def test_for_other_machines_the_command_makes_a_token_and_prints_the_address_wit
 ) -> None:
     with page_process(page_database, "--host", "0.0.0.0", "--port", "0") as process:
         assert process.stdout is not None
-        found = re.search(r"http://0\.0\.0\.0:(\d+)/(\?token=\S{20,})\n", process.stdout.readline())
-        assert found
-        address = f"http://127.0.0.1:{found[1]}/"
+        line = process.stdout.readline()
+        found = re.search(r"(http://127\.0\.0\.1:\d+/)(\?token=\S{20,})\n", line)
+        assert found, line
+        address, query = found.groups()
         assert get(address).status_code == 401
-        assert get(address + found[2]).status_code == 303
+        assert get(address + query).status_code == 303
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
 
