@@ -9,7 +9,7 @@ import os
 import secrets
 import signal
 
-from examples.live_page.server import is_loopback, serving
+from .server import is_loopback, serving
 
 SHORTEST_TOKEN = 16
 

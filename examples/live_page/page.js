@@ -155,10 +155,21 @@ dialog.addEventListener("close", () => {
   enlarged = null;
 });
 
+// A server that answers, but not with events: it may have another token since its last start. To
+// load the page anew then shows what it says to that.
+async function askWhy() {
+  heardAt = now();
+  const response = await fetch("page.js", { cache: "no-store" }).catch(() => null);
+  if (response?.status === 401) location.reload();
+  else connect();
+}
+
 setInterval(() => {
-  // A phone that slept, or a cable that was pulled, ends a connection without an error.
   const silence = now() - heardAt;
-  if (silence > SILENCE || (source.readyState === EventSource.CLOSED && silence > RETRY)) {
+  if (source.readyState === EventSource.CLOSED && silence > RETRY) {
+    askWhy();
+  } else if (silence > SILENCE) {
+    // A phone that slept, or a cable that was pulled, ends a connection without an error.
     isLost = true;
     connect();
   }

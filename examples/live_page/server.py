@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from examples.live_page.board import Board, Card
+from .board import Board, Card
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -137,7 +137,9 @@ async def _static(request: web.Request) -> web.Response:
 
 async def _events(request: web.Request) -> web.StreamResponse:
     board = request.app[BOARD]
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    # A reverse proxy (nginx) would otherwise collect events before it passes them on.
+    headers = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
+    response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     # What this reader has. One that is slow misses what lies between, and nothing piles up for it.
     sent: dict[str, Card] = {}

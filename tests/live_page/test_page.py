@@ -263,6 +263,21 @@ def test_a_page_server_that_goes_away_is_announced_and_its_return_is_noticed(
             expect(state(page, "bakery")).to_have_text(WAITING)
 
 
+def test_a_page_whose_token_is_no_longer_good_says_so(
+    job: Job, page_database: str, browser: Browser
+) -> None:
+    job.add_row("bakery")
+    with opened(browser, "about:blank") as page:
+        with in_background(serving(page_database, token="the-former-token")) as address:
+            page.goto(f"{address}?token=the-former-token")
+            assert page.url == address
+            expect(state(page, "bakery")).to_have_text(WAITING)
+        port = urlsplit(address).port
+        assert port is not None
+        with in_background(serving(page_database, port=port, token="another-token")):
+            expect(page.locator("body")).to_contain_text("needs its token", timeout=20_000)
+
+
 def test_the_keyboard_enlarges_a_code_and_keeps_its_place(job: Job, page: Page) -> None:
     for name in ("hotel", "bakery"):
         job.add(name)
