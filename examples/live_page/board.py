@@ -124,7 +124,8 @@ class Board:
         while True:
             try:
                 await self._follow(url)
-            except (psycopg.Error, TimeoutError) as error:
+            # Whatever it is: the page must not go on as if all were well.
+            except Exception as error:
                 unanswered = isinstance(error, (psycopg.OperationalError, TimeoutError))
                 database: Database = "offline" if unanswered else "refused"
                 if self.database != database:
@@ -138,6 +139,7 @@ class Board:
             url,
             autocommit=True,
             row_factory=dict_row,
+            client_encoding="utf8",
             connect_timeout=5,
             application_name="refresh-qr-codes live page",
         ) as connection:

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,9 +17,9 @@ import pytest
 import requests
 
 from examples.live_page.server import serving
-from tests.engines import ROOT
-from tests.job import Connection, Job
-from tests.page_role import CREATE_ROLE
+from tests.engines import ROOT, Server
+from tests.job import Connection, Job, install
+from tests.page_role import CREATE_ROLE, create_page_role
 from tests.simulator.background import in_background
 from tests.simulator.picture import data_url, qr_text
 
@@ -178,6 +178,52 @@ def test_a_database_that_refuses_is_told_apart_from_one_that_is_away(
         event = next(event for event in events(address) if event["database"] != "unread")
         assert event["database"] == "offline"
     assert password not in caplog.text
+
+
+def test_a_database_that_hangs_is_offline_and_its_end_is_noticed(
+    job: Job, server: Server, page_database: str
+) -> None:
+    if server.engine == "url":
+        pytest.skip("stops a process of the server: PG=docker or PG=local runs it")
+    job.add_row("bakery")
+    with in_background(serving(page_database)) as address:
+        stream = events(address)
+        assert next(event for event in stream if event["cards"])["database"] == "online"
+        pid = job.value(
+            "select pid from pg_stat_activity where usename = 'qr_page'"
+            " and datname = current_database()"
+        )
+
+        def send(signal_name: str) -> None:
+            command = ["sh", "-c", f"kill -{signal_name} {pid}"]
+            if server.engine == "docker":
+                assert server.run_as_root(command).returncode == 0
+            else:
+                subprocess.run(command, check=True)
+
+        send("STOP")
+        try:
+            assert next(event for event in stream if event["database"] != "online")
+            # A new connection shows that the server is there.
+            assert next(event for event in stream if event["database"] == "online")
+        finally:
+            send("CONT")
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_names_come_through_in_another_encoding(
+    create_database: Callable[[str], str], encoding: str
+) -> None:
+    url = create_database(f"template template0 encoding '{encoding}' locale 'C'")
+    install(url)
+    with psycopg.connect(url, autocommit=True, client_encoding="utf8") as connection:
+        connection.execute(
+            "insert into evolution_instances (instance_name, instance_status)"
+            " values ('Bäckerei', 'connecting')"
+        )
+    with in_background(serving(create_page_role(url))) as address:
+        event = next(event for event in events(address) if event["cards"])
+    assert [card["name"] for card in event["cards"]] == ["Bäckerei"]
 
 
 @pytest.mark.parametrize("value", ["infinity", None], ids=["infinite", "none"])
