@@ -54,7 +54,7 @@ schedule="do \$\$
 begin
     if not exists (select from pg_catalog.pg_extension where extname = 'pg_cron') then
         create extension pg_cron;
-        perform qr_refresh.schedule('5 seconds');
+        perform qr_refresh.schedule('live');
     end if;
 end
 \$\$"

@@ -20,19 +20,23 @@ def main() -> None:
     """Add what the demo shows; all of it may be there already."""
     url = os.environ["DATABASE_URL"]
     with psycopg.connect(url) as connection:
-        # STAND-IN: an own row of qr_refresh.evolution_servers leaves the setting alone.
+        # Its own server for its own rows: the setting is that of the other instances.
         connection.execute(
-            "update qr_refresh.settings set evolution_api_base_url = %s"
-            " where evolution_api_base_url is null",
+            "insert into qr_refresh.evolution_servers (server_name, base_url)"
+            " values ('simulator', %s)"
+            " on conflict (server_name) do update set base_url = excluded.base_url",
             (SIMULATOR,),
         )
         connection.execute(
-            "insert into evolution_instances (instance_name, instance_token, instance_status)"
-            " select 'instance-' || n, 'token-instance-' || n, 'connecting'"
+            "insert into evolution_instances"
+            " (instance_name, instance_token, instance_status, evolution_server)"
+            " select 'instance-' || n, 'token-instance-' || n, 'connecting', 'simulator'"
             " from generate_series(1, %s) as n"
             " on conflict (instance_name) do nothing",
             (INSTANCES,),
         )
+        # The first codes; the scheduled job begins with the next minute.
+        connection.execute("select refresh_qr_codes()")
     page = urlsplit(create_page_role(url))
     PASSWORD_FILE.touch(mode=0o600)
     PASSWORD_FILE.write_text(f"*:*:*:{page.username}:{page.password}\n", encoding="utf-8")

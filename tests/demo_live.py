@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import signal
 import subprocess
@@ -58,7 +57,8 @@ def scan_or_log_out(connection: Connection, simulator: Simulator) -> None:
         "update evolution_instances set instance_status = %s where instance_name = %s",
         ("connecting" if is_scanned else "connected", SCANNED),
     )
-    print(f"{SCANNED} {'wants to connect again' if is_scanned else 'was scanned by a phone'}")
+    event = "wants to connect again" if is_scanned else "was scanned by a phone"
+    print(f"{SCANNED} {event}", flush=True)
 
 
 @contextlib.contextmanager
@@ -88,12 +88,13 @@ def run_demo(server: Server) -> None:
             "update qr_refresh.settings set evolution_api_base_url = %s", (base_url,)
         )
         connection.execute("create extension if not exists pg_cron")
+        connection.execute("select qr_refresh.schedule('live')")
         say(f"Open {address}    (Ctrl-C ends everything)")
-        for second in itertools.count(1):
-            time.sleep(1)
-            connection.execute("select refresh_qr_codes()")  # STAND-IN for schedule('live')
-            if second % SCAN_INTERVAL == 0:
-                scan_or_log_out(connection, simulator)
+        # pg_cron begins with the next minute; until then this session does the same.
+        connection.execute("call qr_refresh.live()")
+        while True:
+            time.sleep(SCAN_INTERVAL)
+            scan_or_log_out(connection, simulator)
 
 
 def main() -> None:

@@ -97,7 +97,9 @@ class Project:
         return output
 
     def up(self, *options: str) -> None:
-        self.compose(*options, "up", "--build", "--detach", "--wait")
+        result = self.try_compose(*options, "up", "--build", "--detach", "--wait")
+        if result.returncode != 0:
+            pytest.fail(result.stderr[-1500:] + self.compose(*options, "logs")[-3000:])
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """What Docker knows of each service's container."""
@@ -194,17 +196,14 @@ def test_one_command_gives_a_server_with_the_job_scheduled_that_outlives_a_resta
     project.variables["EVOLUTION_API_BASE_URL"] = "http://127.0.0.1:1"
     project.up()
     with project.connect() as connection:
-        jobs = connection.execute("select jobname, command, active from cron.job").fetchall()
-        assert [(name, active) for name, _, active in jobs] == [("refresh-qr-codes", True)]
+        jobs = connection.execute("select jobname, active from cron.job order by jobid").fetchall()
+        assert jobs == [("refresh-qr-codes", True), ("refresh-qr-codes-slow", True)]
         url = connection.execute(
             "select base_url, source from qr_refresh.evolution_api_base_url()"
         ).fetchall()
         assert url == [("http://127.0.0.1:1", "environment")]
-        wait_until(
-            lambda: value(connection, "select count(*) from qr_refresh.runs") > 0,
-            "pg_cron runs the job",
-            timeout=90,
-        )
+        query = "select count(*) from cron.job_run_details where status = 'running'"
+        wait_until(lambda: value(connection, query) == 2, "pg_cron runs the job", timeout=90)
         connection.execute(
             "insert into evolution_instances (instance_name, qr_code) values ('shop', 'a code')"
         )
