@@ -37,6 +37,8 @@ def add_instances(connection: Connection, simulator: Simulator) -> None:
     names = ["bakery", "florist", "hotel", "museum of art", SCANNED]
     for number, name in enumerate(names):
         simulator.add_instance(name, f"token-of-{name}", qr_age=8.0 * number)
+    # After a log-out Evolution API hands out the used code for a moment.
+    simulator.instance(SCANNED).stale_for = 1.0
     # WhatsApp takes a while for its first one.
     simulator.add_instance("garage", "token-of-garage", qr_delay=25.0)
     connection.execute(
@@ -50,11 +52,12 @@ def scan_or_log_out(connection: Connection, simulator: Simulator) -> None:
     """Play the phone, and the application that writes down what became of the instance."""
     is_scanned = simulator.state(SCANNED) == "open"
     if is_scanned:
-        simulator.add_instance(SCANNED, f"token-of-{SCANNED}")
+        simulator.logout(SCANNED)
     else:
         simulator.scan(SCANNED)
     connection.execute(
-        "update evolution_instances set instance_status = %s where instance_name = %s",
+        "update evolution_instances set instance_status = %s, qr_code = null"
+        " where instance_name = %s",
         ("connecting" if is_scanned else "connected", SCANNED),
     )
     event = "wants to connect again" if is_scanned else "was scanned by a phone"
