@@ -41,7 +41,7 @@ LOCK_TIMEOUT = "5min"
 EXAMPLE = "DATABASE_URL=postgresql://postgres:secret@127.0.0.1:5432/postgres"
 
 # The commands that qr_refresh.schedule() gives to pg_cron.
-OUR_COMMANDS = r"^(select|call) (public\.)?(refresh_qr_codes|qr_refresh\.\w+)\("
+OUR_COMMANDS = "^(select|call) (public[.])?(refresh_qr_codes|qr_refresh[.][a-z_]+)[(]"
 
 
 class DeployError(Exception):

@@ -11,8 +11,9 @@ as $$
         w.error,
         case
             when o.outcome = 'stored'
-                -- Not every database encoding has the check mark.
-                then case when getdatabaseencoding() = 'UTF8' then chr(10003) || ' ' else '' end
+                -- Not every database encoding has the check mark. Its number must not be a constant,
+                -- of which chr() would be computed, and refused, before it is looked at.
+                then coalesce(chr(case getdatabaseencoding() when 'UTF8' then 10003 end) || ' ', '')
                     || 'Successfully refreshed QR for ' || o.instance_name
             when o.outcome = 'connected' then o.instance_name || ' is connected'
             when o.outcome = 'failed' then w.error

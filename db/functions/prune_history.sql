@@ -6,7 +6,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     -- What qr_refresh.schedule() schedules. The history of other jobs is their owners'.
-    our_commands constant text := '^(select|call) (public\.)?(refresh_qr_codes|qr_refresh\.\w+)\(';
+    our_commands constant text := '^(select|call) (public[.])?(refresh_qr_codes|qr_refresh[.][a-z_]+)[(]';
     retention constant interval := (select s.history_retention from qr_refresh.settings as s);
     deleted bigint;
 begin

@@ -23,7 +23,9 @@ begin
         and coalesce(s.is_slow, false) = (lane = 'slow')
         and (workers = 1 or qr_refresh.worker_of(e.instance_name::text, workers) = worker);
     if next_attempt_at <= clock_timestamp() then
+        perform qr_refresh.translate_messages(false);
         report := qr_refresh.run_cycle(null, true, lane, worker, workers);
+        perform qr_refresh.translate_messages(true);
     end if;
 end
 $$;

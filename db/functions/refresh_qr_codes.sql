@@ -22,7 +22,9 @@ begin
             'success', false, 'error', 'Another refresh cycle is already running'
         );
     end if;
+    perform qr_refresh.translate_messages(false);
     report := qr_refresh.run_cycle(instance_name, only_due, null, 1, 1);
+    perform qr_refresh.translate_messages(true);
     -- A run that found nothing due writes nothing.
     if not only_due or report -> 'results' is distinct from '[]' then
         perform qr_refresh.record_run(
