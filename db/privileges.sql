@@ -53,7 +53,15 @@ begin
                 ('service_role', 'qr_refresh', 'USAGE'),
                 ('service_role', 'refresh_qr_codes', 'EXECUTE'),
                 ('service_role', 'live', 'EXECUTE'),
-                ('service_role', 'live_tick', 'EXECUTE')
+                ('service_role', 'live_tick', 'EXECUTE'),
+                ('service_role', 'active_alerts', 'EXECUTE'),
+                ('service_role', 'connecting_instances', 'EXECUTE'),
+                ('service_role', 'cron_jobs', 'EXECUTE'),
+                ('service_role', 'alerts', 'SELECT'),
+                ('service_role', 'health', 'SELECT'),
+                ('service_role', 'metrics', 'SELECT'),
+                ('service_role', 'runs', 'SELECT'),
+                ('service_role', 'status', 'SELECT')
             )
     loop
         execute format(

@@ -46,6 +46,13 @@ begin
         from unnest(names, schedules, commands) as n (name, at, command)
     ));
 
+    -- The views read the jobs as qr_refresh_owner. On a platform only its own role may grant this.
+    begin
+        grant usage on schema cron to qr_refresh_owner;
+    exception when insufficient_privilege then
+        null;
+    end;
+
     -- Jobs of a former schedule, and those of that name under another role, would run beside these.
     perform cron.unschedule(j.jobid)
     from cron.job as j

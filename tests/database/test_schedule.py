@@ -28,9 +28,9 @@ OURS = ("refresh-qr-codes", "* * * * *", "SELECT refresh_qr_codes()", True, "pos
 def cron_url(server: Server) -> str:
     """The one database of the server in which pg_cron lives, with the job installed."""
     url = server.dsn("postgres")
-    install(url)
     with psycopg.connect(url) as connection:
         connection.execute("create extension if not exists pg_cron")
+    install(url)
     return url
 
 
@@ -193,6 +193,59 @@ def test_every_schedule_has_a_job_that_cuts_pg_crons_history(cron: Job) -> None:
         ]
     cron.connection.execute("select qr_refresh.unschedule()")
     assert cron.connection.execute(prune.encode()).fetchall() == []
+
+
+def job_alerts(cron: Job) -> list[tuple[str, str]]:
+    return cron.connection.execute(
+        "select alert, detail from qr_refresh.alerts where alert like 'job_%'"
+    ).fetchall()
+
+
+def test_the_alerts_see_a_missing_an_inactive_and_a_late_job(cron: Job) -> None:
+    cron.run()
+    missing = ("job_missing", "pg_cron has no job that runs refresh_qr_codes()")
+    assert job_alerts(cron) == [missing]
+    number = cron.value("select qr_refresh.schedule()")
+    assert job_alerts(cron) == []
+    cron.connection.execute("select cron.alter_job(%s, active => false)", (number,))
+    inactive = f"pg_cron job {number} (refresh-qr-codes) is not active"
+    assert job_alerts(cron) == [("job_inactive", inactive)]
+    cron.connection.execute("select cron.alter_job(%s, active => true)", (number,))
+    cron.connection.execute(
+        "update qr_refresh.runs set finished_at = finished_at - interval '6 minutes'"
+    )
+    assert job_alerts(cron) == [("job_late", "no run for over 00:05:00")]
+
+
+@pytest.mark.parametrize(
+    ("command", "is_ours"),
+    [("CALL qr_refresh.live()", True), ("select net.http_post('a key')", False)],
+)
+def test_a_job_counts_by_what_it_calls_and_its_command_is_not_shown(
+    cron: Job, command: str, is_ours: bool
+) -> None:
+    cron.run()
+    cron.connection.execute("select cron.schedule('refresh-qr-codes', '* * * * *', %s)", (command,))
+    assert [alert for alert, _ in job_alerts(cron)] == ([] if is_ours else ["job_missing"])
+    assert command not in cron.value("select string_agg(j::text, '') from qr_refresh.cron_jobs() j")
+
+
+def test_schedule_lets_the_views_see_jobs_where_pg_cron_came_after_the_installation(
+    cron: Job,
+) -> None:
+    cron.connection.execute("revoke usage on schema cron from qr_refresh_owner")
+    cron.run()
+    assert job_alerts(cron) == []
+    cron.connection.execute("select qr_refresh.schedule()")
+    assert cron.value("select schedule from qr_refresh.health") == "refresh-qr-codes: * * * * *"
+
+
+def test_health_sees_jobs_of_every_role_and_so_does_a_monitor(cron: Job) -> None:
+    cron.connection.execute("select qr_refresh.schedule('*/2 * * * *')")
+    cron.connection.execute("update cron.job set username = 'service_role'")
+    cron.connection.execute("set role pg_monitor")
+    seen = cron.connection.execute("select schedule, is_active from qr_refresh.health").fetchall()
+    assert seen == [("refresh-qr-codes: */2 * * * *", True)]
 
 
 def refusal(connection: Connection, call: str) -> tuple[str, str]:

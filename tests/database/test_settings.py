@@ -24,6 +24,7 @@ NONSENSE: dict[str, list[object]] = {
     "max_concurrency": [0, -1, 257, None],
     "qr_lifetime": ["0", "2 hours", None],
     "history_retention": ["0", "11 years", None],
+    "alert_after": ["0", "2 days", None],
     "log_detail": ["", "all", None],
     "ca_file": ["", "ca.pem", "/etc/ca\n.pem"],
 }

@@ -22,7 +22,7 @@ def test_the_command_to_uninstall_is_a_target_of_the_makefile() -> None:
 def test_the_table_of_settings_has_every_setting_with_its_default(job: Job) -> None:
     documented = re.findall(r"^\| `(\w+)` \| `?([^|`]+?)`? \|", section("Settings"), re.MULTILINE)
     job.set(evolution_api_base_url=None)
-    units = {"8 s": "00:00:08", "30 s": "00:00:30", "60 s": "00:01:00"}
+    units = {"8 s": "00:00:08", "30 s": "00:00:30", "60 s": "00:01:00", "5 minutes": "00:05:00"}
     for name, default in documented:
         actual = job.value(f"select coalesce({name}::text, 'NULL') from qr_refresh.settings")
         assert (name, actual) == (name, units.get(default, default))

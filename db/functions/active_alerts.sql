@@ -1,0 +1,80 @@
+-- qr_refresh.active_alerts(): what somebody should look at now.
+create or replace function qr_refresh.active_alerts()
+returns table (alert text, instance_name text, since timestamptz, detail text)
+language plpgsql stable parallel restricted security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    -- What an attempt ends with that got no answer of Evolution API.
+    no_answer constant text [] := '{connection refused,connection closed,host not found,TLS error,'
+        'TLS certificate is not trusted,CA file cannot be read}';
+    alert_after constant interval := (select s.alert_after from qr_refresh.settings as s);
+    late_since constant timestamptz := clock_timestamp() - alert_after;
+    sees_jobs constant boolean := exists (select from pg_extension where extname = 'pg_cron')
+        and coalesce(has_schema_privilege(to_regnamespace('cron'), 'usage'), false);
+    last_run qr_refresh.runs;
+begin
+    select r.* into last_run
+    from qr_refresh.runs as r
+    where r.requested_instance is null
+    order by r.id desc
+    limit 1;
+
+    return query
+    select 'no_live_qr', c.instance_name, c.no_live_qr_since,
+        'no live QR code; last outcome: ' || c.last_outcome || coalesce(', ' || c.last_error, '')
+    from qr_refresh.connecting_instances() as c
+    where c.no_live_qr_since < late_since
+    order by c.no_live_qr_since, c.instance_name;
+
+    return query
+    select
+        'server_unreachable',
+        null::text,
+        -- The last run in which somebody got an answer.
+        (select max(r.finished_at) from qr_refresh.runs as r where r.refreshed > 0),
+        format(
+            'none of %s instances got an answer%s: %s',
+            count(*),
+            ' of Evolution server ' || quote_ident(c.evolution_server),
+            string_agg(distinct coalesce(c.last_error, 'timeout'), ', ')
+        )
+    from qr_refresh.connecting_instances() as c
+    where c.last_attempt_at > late_since
+    group by c.evolution_server
+    having bool_and(c.last_outcome = 'timeout' or coalesce(c.last_error = any(no_answer), false));
+
+    if sees_jobs then
+        return query
+        select 'job_missing', null::text, last_run.finished_at, 'pg_cron has no job that runs refresh_qr_codes()'
+        where not exists (
+            select from qr_refresh.cron_jobs() as j where j.calls in ('live', 'refresh_qr_codes')
+        );
+
+        return query
+        select 'job_inactive', null::text, j.last_start_at, format('pg_cron job %s (%s) is not active', j.jobid, j.jobname)
+        from qr_refresh.cron_jobs() as j
+        where j.calls in ('live', 'refresh_qr_codes') and not j.is_active;
+    end if;
+
+    if last_run.finished_at is null then
+        return query select 'job_late', null::text, null::timestamptz, 'no run is on record';
+    elsif last_run.finished_at < late_since then
+        return query
+        select 'job_late', null::text, last_run.finished_at, format('no run for over %s', alert_after);
+    elsif last_run.report ->> 'success' = 'false' then
+        return query
+        select 'run_failed', null::text, last_run.finished_at, last_run.report ->> 'error';
+    end if;
+end
+$$;
+
+alter function qr_refresh.active_alerts() owner to qr_refresh_owner;
+revoke all on function qr_refresh.active_alerts() from public;
+grant execute on function qr_refresh.active_alerts() to pg_monitor, service_role;
+
+comment on function qr_refresh.active_alerts() is
+'The rows of the view qr_refresh.alerts, whose columns are described there. No token and no QR code.
+Errors: on a standby 0A000, because qr_refresh.instance_state is not there.
+Privileges: EXECUTE for pg_monitor and service_role. Runs with the privileges of qr_refresh_owner.';

@@ -1,0 +1,90 @@
+-- qr_refresh.connecting_instances(): what is known of each connecting instance, for the views.
+-- A function and not a view: a view would stop the application from changing a column it uses.
+create or replace function qr_refresh.connecting_instances()
+returns table (
+    instance_name text,
+    evolution_server text,
+    is_live boolean,
+    qr_age interval,
+    qr_age_at_most interval,
+    last_qr_update timestamptz,
+    last_attempt_at timestamptz,
+    last_outcome text,
+    last_error text,
+    failures integer,
+    next_attempt_at timestamptz,
+    is_slow boolean,
+    no_live_qr_since timestamptz
+)
+language plpgsql stable parallel restricted security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    -- How long WhatsApp accepts a QR code, counted from when it came into being.
+    qr_life constant interval := '45 seconds';
+begin
+    return query
+    with known as (
+        select
+            e.instance_name::text as instance_name,
+            e.evolution_server,
+            e.last_qr_update::timestamptz as last_qr_update,
+            s.qr_first_seen_at,
+            s.qr_changed_after,
+            s.attempted_at,
+            s.outcome,
+            s.error,
+            s.failures,
+            s.next_attempt_at,
+            s.is_slow,
+            s.known_since,
+            -- The last QR code seen is the one that stands in the table. A run writes it a moment
+            -- before it records that it has seen it.
+            e.qr_code is not null
+            and coalesce(
+                e.last_qr_update::timestamptz >= s.qr_first_seen_at - interval '5 seconds', false
+            ) as is_stored
+        from public.evolution_instances as e
+        left join qr_refresh.instance_state as s on e.instance_name::text = s.instance_name
+        where e.instance_status = 'connecting'
+    ), judged as (
+        select
+            k.*,
+            case
+                when k.is_stored then k.qr_first_seen_at + qr_life
+                else k.last_qr_update + qr_life
+            end as dead_since,
+            k.is_stored and k.qr_first_seen_at + qr_life > clock_timestamp() as is_live
+        from known as k
+    )
+    select
+        j.instance_name,
+        j.evolution_server,
+        j.is_live,
+        case when j.is_stored then clock_timestamp() - j.qr_first_seen_at end,
+        case when j.is_stored then clock_timestamp() - j.qr_changed_after end,
+        j.last_qr_update,
+        j.attempted_at,
+        j.outcome,
+        j.error,
+        j.failures,
+        j.next_attempt_at,
+        j.is_slow,
+        -- Not asked yet: what is missing then is a run, not an answer.
+        case
+            when not j.is_live and j.known_since is not null
+                then greatest(j.dead_since, j.known_since)
+        end
+    from judged as j;
+end
+$$;
+
+alter function qr_refresh.connecting_instances() owner to qr_refresh_owner;
+revoke all on function qr_refresh.connecting_instances() from public;
+grant execute on function qr_refresh.connecting_instances() to pg_monitor, service_role;
+
+comment on function qr_refresh.connecting_instances() is
+'The rows of the view qr_refresh.status, whose columns are described there. No token and no QR code.
+Errors: on a standby 0A000, because qr_refresh.instance_state is not there.
+Privileges: EXECUTE for pg_monitor and service_role. Runs with the privileges of qr_refresh_owner.';
