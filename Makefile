@@ -107,6 +107,10 @@ format: $(VENV)/complete ## format Python and SQL
 migrate: $(VENV)/complete ## install the job into a database, or upgrade it: DATABASE_URL=postgresql://...
 	@$(VENV)/bin/python db/deploy.py migrate
 
+.PHONY: doctor
+doctor: $(VENV)/complete ## check everything that can keep QR codes from being fresh: DATABASE_URL=postgresql://...
+	@$(VENV)/bin/python db/doctor.py
+
 .PHONY: dist
 dist: $(VENV)/complete ## write dist/qr_refresh.sql, the whole installation as one SQL file
 	@$(VENV)/bin/python db/deploy.py dist

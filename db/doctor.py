@@ -1,0 +1,64 @@
+"""Prints what qr_refresh.doctor() finds in the database of DATABASE_URL; `make doctor` runs this.
+
+The exit status is 1 when something is wrong. The URL is read from the environment, because
+everybody on a machine can see the arguments of its processes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+
+import psycopg
+
+EXAMPLE = "make doctor DATABASE_URL=postgresql://postgres:secret@127.0.0.1:5432/postgres"
+# ok: what stands before a check, and its colour on a terminal.
+MARKS = {True: ("ok", "32"), False: ("WRONG", "31;1"), None: ("look", "33")}
+
+
+def findings(url: str) -> list[tuple[str, bool | None, str, str | None]]:
+    """Return the rows of qr_refresh.doctor().
+
+    Raises:
+        SystemExit: they cannot be had; the message says what to do.
+    """
+    if not url.startswith(("postgresql://", "postgres://")):
+        problem = "is not a postgresql:// URL" if url else "is not set"
+        raise SystemExit(f"error: DATABASE_URL {problem}. Example:\n  {EXAMPLE}")
+    try:
+        with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+            return connection.execute("select * from qr_refresh.doctor()").fetchall()
+    except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction) as error:
+        raise SystemExit(
+            "error: refresh-qr-codes is not installed in this database. Install it:\n  "
+            + EXAMPLE.replace("doctor", "migrate")
+        ) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SystemExit("error: doctor() needs a superuser, for example postgres") from error
+    except psycopg.Error as error:
+        raise SystemExit(f"error: the database of DATABASE_URL: {error}") from error
+
+
+def main() -> None:
+    """Print a line for each check, and below what is not right how to put it right."""
+    rows = findings(os.environ.get("DATABASE_URL", ""))
+    colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    width = max(len(check) for check, *_ in rows)
+    for check, ok, detail, fix in rows:
+        mark, colour = MARKS[ok]
+        mark = f"\x1b[{colour}m{mark:5}\x1b[0m" if colours else f"{mark:5}"
+        # A name with a control character in it must not command the terminal.
+        detail = "".join(c if c.isprintable() else "?" for c in detail)
+        print(f"{mark}  {check:{width}}  {detail}")
+        if fix:
+            indent = " " * (7 + width + 2)
+            for line in textwrap.wrap(fix, 100, break_long_words=False, break_on_hyphens=False):
+                print(f"{indent}{line}")
+    wrong = sum(ok is False for _, ok, *_ in rows)
+    print(f"{len(rows)} checks, {wrong} wrong")
+    raise SystemExit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

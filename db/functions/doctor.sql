@@ -1,0 +1,44 @@
+-- qr_refresh.doctor(): everything that can keep QR codes from being fresh, as one row each.
+create or replace function qr_refresh.doctor()
+returns table ("check" text, ok boolean, detail text, fix text)
+language plpgsql volatile parallel unsafe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    section text;
+begin
+    foreach section in array array[
+        'server', 'python', 'evolution_api', 'instances', 'privileges', 'publications', 'schedule'
+    ] loop
+        begin
+            return query execute format(
+                'select d."check", d.ok, d.detail, case when d.ok is not true then d.fix end'
+                ' from qr_refresh.%I() as d',
+                'doctor_' || section
+            );
+        -- One broken thing must not hide the others.
+        exception when others then
+            "check" := section;
+            ok := false;
+            -- Class 42 names objects; what other errors say may quote a row.
+            detail := format(
+                'cannot be checked (SQLSTATE %s%s)',
+                sqlstate, case when sqlstate like '42%' then ': ' || sqlerrm end
+            );
+            fix := 'make migrate, as a superuser; then look again';
+            return next;
+        end;
+    end loop;
+end
+$$;
+
+alter function qr_refresh.doctor() owner to qr_refresh_owner;
+revoke all on function qr_refresh.doctor() from public;
+
+comment on function qr_refresh.doctor() is
+'Checks everything that can keep QR codes from being fresh, and says what to do. Changes nothing; asks Evolution API for the '
+'connectionState of one instance of each server, which has no side effect.
+Returns one row for each check: check (what), ok (true; false: wrong; NULL: worth a look, or not to be seen from here), '
+'detail (what was found, no token), fix (what to do; NULL where ok).
+Takes up to settings.request_timeout for each server. Raises nothing of its own.
+Privileges: EXECUTE for nobody but the owner and superusers.';

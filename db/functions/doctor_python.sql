@@ -1,0 +1,42 @@
+-- qr_refresh.doctor_python(): the part of qr_refresh.doctor() about the server's Python libraries.
+create or replace function qr_refresh.doctor_python()
+returns table ("check" text, ok boolean, detail text, fix text)
+language plpython3u volatile parallel unsafe security invoker
+set search_path = pg_catalog, pg_temp
+as $python$
+    import importlib
+    import sys
+
+    interpreter = f"not in the Python {sys.version.split()[0]} of the server, {sys.prefix}"
+
+    def version(module: str) -> str | None:
+        """Returns None where it cannot be imported, for whatever reason."""
+        try:
+            return str(importlib.import_module(module).__version__)
+        except Exception:
+            return None
+
+    requests, pillow = version("requests"), version("PIL")
+    return [
+        (
+            "Python library requests",
+            requests is not None,
+            requests or interpreter,
+            "On the server: apt install python3-requests. A virtual environment is not seen",
+        ),
+        (
+            "Python library Pillow",
+            # Only show_qr() needs it.
+            True if pillow else None,
+            pillow or interpreter,
+            "Only for show_qr(). On the server: apt install python3-pil",
+        ),
+    ]
+$python$;
+
+alter function qr_refresh.doctor_python() owner to qr_refresh_owner;
+revoke all on function qr_refresh.doctor_python() from public;
+
+comment on function qr_refresh.doctor_python() is
+'Part of qr_refresh.doctor(), which describes the columns: the Python libraries of the server.
+Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';

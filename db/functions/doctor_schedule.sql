@@ -1,0 +1,92 @@
+-- qr_refresh.doctor_schedule(): the part of qr_refresh.doctor() about pg_cron and the runs.
+create or replace function qr_refresh.doctor_schedule()
+returns table ("check" text, ok boolean, detail text, fix text)
+language plpgsql volatile parallel unsafe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    cron_database constant text := (select s.setting from pg_settings as s where s.name = 'cron.database_name');
+    workers constant text := (select s.setting from pg_settings as s where s.name = 'cron.use_background_workers');
+    major constant text := current_setting('server_version_num')::integer / 10000;
+    settings constant qr_refresh.settings := (select s from qr_refresh.settings as s);
+    lock_key constant bigint := hashtextextended('qr_refresh', 0);
+    last_run qr_refresh.runs;
+    is_late boolean;
+    holder text;
+begin
+    select r.* into last_run from qr_refresh.runs as r
+    where r.requested_instance is null order by r.id desc limit 1;
+    is_late := coalesce(last_run.finished_at < clock_timestamp() - settings.alert_after, true);
+
+    return query select
+        'pg_cron is loaded',
+        case when cron_database is not null then true when is_late then false end,
+        coalesce('yes, for database ' || cron_database, 'no'),
+        format(
+            'On the server: apt install postgresql-%s-cron. In postgresql.conf: shared_preload_libraries = ''pg_cron'', '
+            'cron.database_name = %L. Restart Postgres. Then: CREATE EXTENSION pg_cron; SELECT qr_refresh.schedule();',
+            major, current_database()
+        );
+    if cron_database <> current_database() then
+        return query select
+            'pg_cron sees this database',
+            null::boolean,
+            format('pg_cron lives in database %s: its jobs cannot be seen from here', cron_database),
+            format('There: SELECT jobname, schedule, active FROM cron.job WHERE database = %L; and qr_refresh.schedule() tells what to run there', current_database());
+    elsif cron_database is not null then
+        return query select
+            'extension pg_cron',
+            exists (select from pg_extension as e where e.extname = 'pg_cron'),
+            coalesce((select e.extversion from pg_extension as e where e.extname = 'pg_cron'), 'is not created in this database'),
+            'CREATE EXTENSION pg_cron; SELECT qr_refresh.schedule();';
+    end if;
+    if exists (select from pg_extension as e where e.extname = 'pg_cron') then
+        return query select d.* from qr_refresh.doctor_cron_jobs() as d;
+        return query select
+            'way of pg_cron to connect',
+            case
+                when workers = 'on' then true
+                when exists (select from qr_refresh.cron_jobs() as j where j.last_status = 'succeeded') then true
+            end,
+            case when workers = 'on' then 'background workers' else 'libpq to localhost, which needs a line in pg_hba.conf or a password file' end,
+            'ALTER SYSTEM SET cron.use_background_workers = on; then restart Postgres';
+    end if;
+
+    return query select
+        'a run within the last ' || settings.alert_after,
+        not is_late,
+        coalesce('last run ended ' || date_trunc('second', last_run.finished_at), 'there has been none'),
+        'SELECT qr_refresh.schedule(); and by hand: SELECT refresh_qr_codes();';
+    if last_run.id is not null then
+        return query select
+            'last run',
+            last_run.report ->> 'success' = 'true',
+            coalesce(
+                last_run.report ->> 'error',
+                format('%s of %s attempts succeeded', last_run.refreshed, last_run.refreshed + last_run.failed)
+            ),
+            'docs/operations.md has the cause and the fix of this error';
+    end if;
+
+    select string_agg(format('process %s since %s', a.pid, date_trunc('second', a.xact_start)), ', ') into holder
+    from pg_locks as l
+    inner join pg_stat_activity as a on l.pid = a.pid
+    where
+        l.locktype = 'advisory' and l.objsubid = 1 and l.granted
+        and l.database = (select d.oid from pg_database as d where d.datname = current_database())
+        and (l.classid::bigint << 32) | l.objid::bigint = lock_key
+        and a.xact_start < clock_timestamp() - 2 * settings.run_timeout;
+    return query select
+        'no run hangs',
+        holder is null,
+        coalesce('the lock of a run is held by ' || holder, 'yes'),
+        'SELECT pg_terminate_backend(...); for that process: other runs give way to it';
+end
+$$;
+
+alter function qr_refresh.doctor_schedule() owner to qr_refresh_owner;
+revoke all on function qr_refresh.doctor_schedule() from public;
+
+comment on function qr_refresh.doctor_schedule() is
+'Part of qr_refresh.doctor(), which describes the columns: pg_cron, and the runs on record.
+Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';
