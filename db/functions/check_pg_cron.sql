@@ -15,6 +15,7 @@ begin
         raise exception using
             errcode = 'QR002',
             message = 'pg_cron is not loaded on this server',
+            detail = 'The setting cron.database_name does not exist, so shared_preload_libraries lacks pg_cron.',
             hint = format(
                 'On the server, Debian or Ubuntu: apt install postgresql-%s-cron. In postgresql.conf: '
                 'shared_preload_libraries = ''pg_cron'' and cron.database_name = %L. Restart Postgres. '
@@ -25,11 +26,13 @@ begin
         raise exception using
             errcode = 'QR002',
             message = format('pg_cron lives in database %L, not in this one', cron_database),
+            detail = 'It schedules jobs for every database of the server, but only from the one of cron.database_name.',
             hint = format('Run there: %s', command_elsewhere);
     else
         raise exception using
             errcode = 'QR002',
             message = 'extension pg_cron is not created in this database',
+            detail = 'The library is loaded, and this is the database of cron.database_name.',
             hint = format('As a superuser in database %I: CREATE EXTENSION pg_cron;', current_database());
     end if;
 end

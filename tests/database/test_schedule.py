@@ -103,6 +103,7 @@ def test_unschedule_removes_the_job_and_can_be_repeated(cron: Job) -> None:
 def test_a_schedule_that_pg_cron_refuses_is_an_error_with_a_hint(cron: Job) -> None:
     with pytest.raises(psycopg.Error) as raised:
         cron.connection.execute("select qr_refresh.schedule('every minute')")
+    assert raised.value.sqlstate == "QR004"
     assert raised.value.diag.message_primary == "pg_cron refuses the schedule 'every minute'"
     assert "* * * * *" in (raised.value.diag.message_hint or "")
     assert jobs(cron) == []
