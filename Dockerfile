@@ -1,7 +1,7 @@
 # Every package is Debian's own, so security updates arrive by building the images anew.
 
-# PostgreSQL with everything that refresh_qr_codes() needs on the server: PL/Python, pg_cron and
-# python3-requests. The job itself is not installed.
+# PostgreSQL with everything that the job needs on the server: PL/Python, pg_cron, python3-requests
+# and python3-pil. The job itself is not installed.
 FROM debian:trixie-slim AS server
 
 RUN apt-get update \
@@ -14,6 +14,7 @@ RUN apt-get update \
         postgresql-17 \
         postgresql-17-cron \
         postgresql-plpython3-17 \
+        python3-pil \
         python3-requests \
     && rm -rf /var/lib/apt/lists/*
 

@@ -54,6 +54,7 @@ begin
                 ('service_role', 'refresh_qr_codes', 'EXECUTE'),
                 ('service_role', 'live', 'EXECUTE'),
                 ('service_role', 'live_tick', 'EXECUTE'),
+                ('service_role', 'show_qr', 'EXECUTE'),
                 ('service_role', 'active_alerts', 'EXECUTE'),
                 ('service_role', 'connecting_instances', 'EXECUTE'),
                 ('service_role', 'cron_jobs', 'EXECUTE'),

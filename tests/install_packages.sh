@@ -25,7 +25,8 @@ docker_works() {
 # A PostgreSQL version with PL/Python, pg_cron and, for the tests, Supabase's decoder of the WAL; and
 # what makes a throw-away cluster of it.
 local_works() {
-    [ -x /usr/bin/pg_virtualenv ] && [ -d /usr/lib/python3/dist-packages/requests ] || return 1
+    [ -x /usr/bin/pg_virtualenv ] && [ -d /usr/lib/python3/dist-packages/requests ] \
+        && [ -d /usr/lib/python3/dist-packages/PIL ] || return 1
     local server extensions
     for server in /usr/lib/postgresql/*/bin/postgres; do
         extensions=/usr/share/postgresql/$(basename "${server%/bin/postgres}")/extension
@@ -107,7 +108,8 @@ case "${1:-}" in
             *) docker_works && exit 0 ;;
         esac
         local_works || require "A local PostgreSQL with PL/Python, pg_cron and wal2json" \
-            postgresql-N postgresql-plpython3-N postgresql-N-cron postgresql-N-wal2json python3-requests
+            postgresql-N postgresql-plpython3-N postgresql-N-cron postgresql-N-wal2json \
+            python3-pil python3-requests
         ;;
     browser)
         # Without it the tests of the live page are skipped, so it is no error that it cannot be had:

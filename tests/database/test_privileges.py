@@ -29,6 +29,7 @@ YES = {
     ("service_role", "function public.refresh_qr_codes", "EXECUTE"),
     ("service_role", "function qr_refresh.live", "EXECUTE"),
     ("service_role", "function qr_refresh.live_tick", "EXECUTE"),
+    ("service_role", "function qr_refresh.show_qr", "EXECUTE"),
     ("qr_refresh_owner", "schema qr_refresh", "USAGE"),
     ("qr_refresh_owner", "table qr_refresh.settings", "SELECT"),
     ("qr_refresh_owner", "table qr_refresh.instance_state", "SELECT"),
