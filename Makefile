@@ -111,6 +111,10 @@ migrate: $(VENV)/complete ## install the job into a database, or upgrade it: DAT
 doctor: $(VENV)/complete ## check everything that can keep QR codes from being fresh: DATABASE_URL=postgresql://...
 	@$(VENV)/bin/python db/doctor.py
 
+.PHONY: watch
+watch: $(VENV)/complete ## show the connecting instances and alerts, live until Ctrl-C: DATABASE_URL=postgresql://...
+	@$(VENV)/bin/python db/watch.py
+
 .PHONY: dist
 dist: $(VENV)/complete ## write dist/qr_refresh.sql, the whole installation as one SQL file
 	@$(VENV)/bin/python db/deploy.py dist
