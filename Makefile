@@ -12,7 +12,7 @@ SHELL := bash
 .PHONY: help
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
-		| while IFS=$$'\t' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+		| while IFS=$$'\t' read -r name text; do printf '  make %-19s %s\n' "$$name" "$$text"; done
 
 .PHONY: setup
 setup: $(VENV)/complete packages ## install the tools: .venv and missing Debian packages
@@ -20,6 +20,11 @@ setup: $(VENV)/complete packages ## install the tools: .venv and missing Debian 
 .PHONY: packages
 packages: ## install the Debian packages that tests and demo lack
 	@tests/install_packages.sh engine
+
+# Not part of setup: on a machine with systemd both packages start a service.
+.PHONY: packages-monitoring
+packages-monitoring: ## install promtool and the exporter, for the tests of monitoring/
+	@tests/install_packages.sh monitoring
 
 # A file, so that it is made anew whenever the list of dependencies changes.
 $(VENV)/complete: pyproject.toml

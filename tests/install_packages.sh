@@ -4,6 +4,7 @@
 # usage: tests/install_packages.sh venv     what the Python tools need
 #        tests/install_packages.sh engine   what the PostgreSQL server of tests and demo needs
 #        tests/install_packages.sh browser  Debian's Chromium, for the tests of the live page
+#        tests/install_packages.sh monitoring   what the tests of monitoring/ need; both come with a service
 #        tests/install_packages.sh lint     what `make lint` needs beside the Python tools
 #
 # The engine is the one of the environment variable PG, else Docker where it answers, else local.
@@ -121,7 +122,12 @@ case "${1:-}" in
     lint)
         command -v shellcheck > /dev/null || require "shellcheck" shellcheck
         ;;
+    monitoring)
+        if ! command -v promtool > /dev/null || ! command -v prometheus-postgres-exporter > /dev/null; then
+            require "Prometheus's promtool or its exporter for PostgreSQL" prometheus prometheus-postgres-exporter
+        fi
+        ;;
     *)
-        fail "usage: tests/install_packages.sh venv|engine|browser|lint"
+        fail "usage: tests/install_packages.sh venv|engine|browser|monitoring|lint"
         ;;
 esac

@@ -1,0 +1,171 @@
+"""The commands of README.md, README.fr.md, docs/setup.md and docs/operations.md, run in order."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from textwrap import dedent
+
+import psycopg
+import pytest
+
+from tests.deploy.test_install import make
+from tests.engines import Server, start_postgres
+from tests.job import Job, install
+from tests.simulator import Simulator, running_simulator
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = ("README.md", "README.fr.md", "docs/setup.md", "docs/operations.md")
+# sh and sql are run, ini configures the server; the other kinds are only to be read.
+KINDS = {"sh", "sql", "ini", "text", "dockerfile", ""}
+URL = "postgresql://postgres:secret@127.0.0.1:5432/postgres"
+
+
+def blocks(document: str) -> list[tuple[str, str]]:
+    """The code blocks of a document in order: (kind, text)."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    found = re.findall(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE)
+    return [(kind, dedent(body)) for _, kind, body in found]
+
+
+def configuration(document: str) -> dict[str, str]:
+    """What the document says to write into postgresql.conf."""
+    lines = "\n".join(body for kind, body in blocks(document) if kind == "ini")
+    pairs = re.findall(r"^([\w.]+) = '?([^'#\n]*?)'? *(?:#.*)?$", lines, re.MULTILINE)
+    return dict(pairs)
+
+
+def run_command(line: str, server: Server) -> None:
+    """Run a line of a sh block."""
+    url = server.dsn()
+    if line.startswith("make "):
+        _, target, *rest = line.split()
+        assert rest in ([], [f"DATABASE_URL={URL}"]), line
+        result = make(target, url if rest else None)
+        assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
+    elif line.startswith("psql "):
+        path = line.split("--file ")[1].split()[0]
+        arguments = line.replace(f"--file {path}", "--file -").replace(URL, "").split()
+        code, output = server.run_client(arguments, (ROOT / path).read_text(encoding="utf-8"))
+        assert code == 0, output
+    else:
+        assert line.startswith("apt install "), f"do not know how to run: {line}"
+        names = line.removeprefix("apt install ").split()
+        simulate_installation([name.replace("N", local_major()) for name in names])
+
+
+def local_major() -> str:
+    servers = sorted(Path("/usr/lib/postgresql").glob("[0-9]*"))
+    return servers[-1].name if servers else "N"
+
+
+def simulate_installation(packages: list[str]) -> None:
+    """Ask apt whether it could install these, where apt knows any packages at all."""
+    apt = shutil.which("apt-get")
+    if apt is None or local_major() == "N":
+        return
+    lists = [p for p in Path("/var/lib/apt/lists").glob("*Packages*") if p.stat().st_size]
+    if not lists:
+        return
+    result = subprocess.run(
+        [apt, "install", "--simulate", *packages], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_block_is_of_a_known_kind() -> None:
+    for document in DOCUMENTS:
+        assert {kind for kind, _ in blocks(document)} <= KINDS, document
+
+
+@pytest.mark.parametrize("document", ["README.md", "README.fr.md", "docs/setup.md"])
+def test_what_the_document_says_can_be_run_from_top_to_bottom(document: str) -> None:
+    with start_postgres(settings=configuration(document)) as fresh:
+        ran = 0
+        with running_simulator(fresh.listen_host) as simulator:
+            base_url = simulator.base_url.replace(fresh.listen_host, fresh.reachable_host)
+            simulator.add_instance("user_abc123", "the token of this instance")
+            for kind, body in blocks(document):
+                if kind == "sh":
+                    for line in body.splitlines():
+                        # These make a PostgreSQL of their own; test_make_demo_runs runs the first.
+                        if line.split("  #")[0].strip() in ("make demo", "make test"):
+                            continue
+                        run_command(line, fresh)
+                        ran += 1
+                elif kind == "sql" and "DROP SCHEMA" not in body:  # test_readme.py does that
+                    text = body.replace("https://evolution.example.com", base_url)
+                    if "show_qr('NAME')" in text:
+                        give_a_qr(fresh, simulator)
+                    with psycopg.connect(fresh.dsn(), autocommit=True) as connection:
+                        connection.execute(text.encode())
+                    ran += 1
+        assert ran >= 5
+        with psycopg.connect(fresh.dsn()) as connection:
+            row = connection.execute(
+                "select (select count(*) from cron.job), (select count(*) from qr_refresh.runs)"
+            ).fetchone()
+        assert row is not None and row[0] == 1 and row[1] >= 1
+
+
+def give_a_qr(server: Server, simulator: Simulator) -> None:
+    """Let there be an instance that is called as in the documents."""
+    simulator.add_instance("NAME", "a-token")
+    with psycopg.connect(server.dsn()) as connection:
+        connection.execute(
+            "insert into evolution_instances (instance_name, instance_token, instance_status)"
+            " values ('NAME', 'a-token', 'connecting')"
+        )
+        connection.execute("select refresh_qr_codes()")
+
+
+def test_the_queries_of_operations_run() -> None:
+    with start_postgres() as fresh:
+        with psycopg.connect(fresh.dsn(), autocommit=True) as connection:
+            connection.execute("create extension pg_cron")
+        install(fresh.dsn())
+        queries = [body for kind, body in blocks("docs/operations.md") if kind == "sql"]
+        assert len(queries) >= 3
+        for query in queries:
+            with psycopg.connect(fresh.dsn(), autocommit=True) as connection:
+                connection.execute(query.encode())
+
+
+def test_make_demo_runs() -> None:
+    result = make("demo")
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr
+    assert "The server's current code is the same." in result.stdout
+
+
+def test_links_lead_somewhere() -> None:
+    for document in DOCUMENTS:
+        path = ROOT / document
+        text = path.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            if target.startswith("https://"):
+                continue
+            name, _, anchor = target.partition("#")
+            linked = path.parent / name if name else path
+            assert linked.exists(), f"{document}: {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.M)
+                slugs = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+                assert anchor in slugs, f"{document}: {target}"
+
+
+def test_the_table_of_settings_has_every_setting_with_its_default(job: Job) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = text.split("\n## Settings\n")[1].split("\n#")[0]
+    documented = re.findall(r"^\| `(\w+)` \| `?([^|`]+?)`? \|", section, re.MULTILINE)
+    job.set(evolution_api_base_url=None)
+    units = {"8 s": "00:00:08", "30 s": "00:00:30", "60 s": "00:01:00", "5 minutes": "00:05:00"}
+    for name, default in documented:
+        actual = job.value(f"select coalesce({name}::text, 'NULL') from qr_refresh.settings")
+        assert (name, actual) == (name, units.get(default, default))
+    columns = job.value(
+        "select array_agg(column_name::text) from information_schema.columns"
+        " where table_schema = 'qr_refresh' and table_name = 'settings'"
+    )
+    assert {name for name, _ in documented} == set(columns) - {"singleton"}
