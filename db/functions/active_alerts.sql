@@ -47,13 +47,17 @@ begin
 
     if sees_jobs then
         return query
-        select 'job_missing', null::text, last_run.finished_at, 'pg_cron has no job that runs refresh_qr_codes()'
+        select
+            'job_missing', null::text, last_run.finished_at,
+            'pg_cron has no job that runs refresh_qr_codes()'
         where not exists (
             select from qr_refresh.cron_jobs() as j where j.calls in ('live', 'refresh_qr_codes')
         );
 
         return query
-        select 'job_inactive', null::text, j.last_start_at, format('pg_cron job %s (%s) is not active', j.jobid, j.jobname)
+        select
+            'job_inactive', null::text, j.last_start_at,
+            format('pg_cron job %s (%s) is not active', j.jobid, j.jobname)
         from qr_refresh.cron_jobs() as j
         where j.calls in ('live', 'refresh_qr_codes') and not j.is_active;
     end if;

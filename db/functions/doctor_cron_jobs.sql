@@ -30,25 +30,35 @@ begin
             j.*,
             j.calls in ('live', 'refresh_qr_codes') as is_ours,
             -- Two that do the same get into each other's way; live mode may have lanes, by name.
-            j.calls = 'refresh_qr_codes' and count(*) filter (where j.calls in ('live', 'refresh_qr_codes')) over () > 1
+            j.calls = 'refresh_qr_codes'
+            and count(*) filter (where j.calls in ('live', 'refresh_qr_codes')) over () > 1
             or j.calls not in ('live', 'refresh_qr_codes')
             or count(*) over (partition by j.jobname) > 1 as is_superfluous
         from qr_refresh.cron_jobs() as j
     )
     select
         string_agg(format('%s, %s', j.jobname, j.schedule), '; ') filter (where j.is_ours),
-        string_agg(format('%s (%s)', j.jobid, j.jobname), ', ') filter (where j.is_ours and not j.is_active),
-        string_agg(format('%s (role %s)', j.jobid, j.username), ', ') filter (
-            where j.is_ours and not coalesce(has_function_privilege(to_regrole(quote_ident(j.username)), job, 'execute'), false)
+        string_agg(format('%s (%s)', j.jobid, j.jobname), ', ') filter (
+            where j.is_ours and not j.is_active
         ),
-        string_agg(format('%s (%s, calls %s)', j.jobid, j.jobname, j.calls), ', ') filter (where j.is_superfluous)
+        string_agg(format('%s (role %s)', j.jobid, j.username), ', ') filter (
+            where
+                j.is_ours
+                -- NULL: there is no such role any more.
+                and has_function_privilege(to_regrole(quote_ident(j.username)), job, 'execute')
+                is not true
+        ),
+        string_agg(format('%s (%s, calls %s)', j.jobid, j.jobname, j.calls), ', ') filter (
+            where j.is_superfluous
+        )
     into ours, inactive, helpless, superfluous
     from jobs as j;
     return query select
         'job is scheduled', ours is not null, coalesce(ours, 'pg_cron has no job that runs refresh_qr_codes()'),
         'SELECT qr_refresh.schedule();';
     return query select
-        'job is active', inactive is null, coalesce('not active: ' || inactive, 'yes'), 'SELECT qr_refresh.schedule();';
+        'job is active', inactive is null, coalesce('not active: ' || inactive, 'yes'),
+        'SELECT qr_refresh.schedule();';
     return query select
         'job''s role may run it', helpless is null, coalesce('may not: ' || helpless, 'yes'),
         'GRANT EXECUTE ON FUNCTION refresh_qr_codes TO ...; or, as a superuser: SELECT qr_refresh.schedule();';
@@ -72,7 +82,8 @@ begin
         'pg_cron''s last execution', failure is null, coalesce(left(failure, 300), 'did not fail'),
         case
             when failure ~ 'connection failed|authentication|pg_hba'
-                then 'ALTER SYSTEM SET cron.use_background_workers = on; then restart Postgres. Or let the role of the job connect to localhost (pg_hba.conf)'
+                then 'ALTER SYSTEM SET cron.use_background_workers = on; then restart Postgres. '
+                    'Or let the role of the job connect to localhost (pg_hba.conf)'
             else 'By hand, as the role of the job: SELECT refresh_qr_codes();'
         end;
 

@@ -25,7 +25,7 @@ begin
     return query select
         'role qr_refresh_owner',
         coalesce(owner_flags = '', false),
-        coalesce(nullif(owner_flags, ''), case when owner_flags is null then 'is missing' else 'is as it should be' end),
+        case owner_flags when '' then 'is as it should be' else coalesce(owner_flags, 'is missing') end,
         'ALTER ROLE qr_refresh_owner NOSUPERUSER NOLOGIN BYPASSRLS; where it is missing: make migrate';
     if owner_flags is null or relation is null then
         return;
@@ -43,13 +43,22 @@ begin
     where not has_column_privilege('qr_refresh_owner', relation, a.attnum, p.privilege);
     return query select
         'grants of qr_refresh_owner',
-        missing is null and has_schema_privilege('qr_refresh_owner', 'public', 'usage'),
+        missing is null,
         coalesce('missing: ' || missing, 'there on the columns that the job uses'),
-        format('GRANT USAGE ON SCHEMA public TO qr_refresh_owner; GRANT %s ON public.evolution_instances TO qr_refresh_owner;', missing);
+        format('GRANT %s ON public.evolution_instances TO qr_refresh_owner;', missing);
+    return query select
+        'qr_refresh_owner may use schema public',
+        has_schema_privilege('qr_refresh_owner', 'public', 'usage'),
+        case when has_schema_privilege('qr_refresh_owner', 'public', 'usage') then 'yes' else 'no' end,
+        'GRANT USAGE ON SCHEMA public TO qr_refresh_owner;';
 
     select
-        string_agg(distinct coalesce(r.rolname, 'PUBLIC'), ', ') filter (where acl.grantee = 0 or r.rolname in ('anon', 'authenticated')),
-        string_agg(distinct p.proname, ', ') filter (where p.proowner <> 'qr_refresh_owner'::regrole)
+        string_agg(distinct coalesce(r.rolname, 'PUBLIC'), ', ') filter (
+            where acl.grantee = 0 or r.rolname in ('anon', 'authenticated')
+        ),
+        string_agg(distinct p.proname, ', ') filter (
+            where p.proowner <> 'qr_refresh_owner'::regrole
+        )
     into callers, others
     from pg_proc as p
     cross join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as acl
@@ -61,7 +70,11 @@ begin
         'callers of the functions',
         callers is null,
         coalesce(callers || ' may execute functions of ours', 'only those that should'),
-        format('REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA qr_refresh FROM %1$s; REVOKE EXECUTE ON FUNCTION public.refresh_qr_codes FROM %1$s;', callers);
+        format(
+            'REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA qr_refresh FROM %1$s; '
+            'REVOKE EXECUTE ON FUNCTION public.refresh_qr_codes FROM %1$s;',
+            callers
+        );
     return query select
         'owner of the functions',
         others is null,
@@ -88,13 +101,16 @@ begin
         'instance_token is private',
         case when token_readers is null then true when not rls then false end,
         coalesce(
-            token_readers || ' may read it' || case when rls then ', of rows that a policy shows' else ' of every row' end,
+            token_readers || ' may read it'
+            || case when rls then ', of rows that a policy shows' else ' of every row' end,
             'PUBLIC, anon and authenticated cannot read it'
         ),
         format(
-            'Grant columns, not the table: REVOKE SELECT ON public.evolution_instances FROM %1$s; '
-            'GRANT SELECT (instance_name, instance_status, qr_code, last_qr_update) ON public.evolution_instances TO ...; '
-            'and ALTER TABLE public.evolution_instances ENABLE ROW LEVEL SECURITY;', token_readers
+            'Grant columns, not the table: REVOKE SELECT ON public.evolution_instances FROM %s; '
+            'GRANT SELECT (instance_name, instance_status, qr_code, last_qr_update) '
+            'ON public.evolution_instances TO ...; '
+            'and ALTER TABLE public.evolution_instances ENABLE ROW LEVEL SECURITY;',
+            token_readers
         );
 end
 $$;

@@ -27,8 +27,10 @@ begin
         case when publishing is not null then true when has_realtime then false end,
         coalesce(publishing, 'evolution_instances is in no publication'),
         case
-            when has_realtime then 'ALTER PUBLICATION supabase_realtime ADD TABLE public.evolution_instances;'
-            else 'Only for Supabase Realtime: CREATE PUBLICATION supabase_realtime FOR TABLE public.evolution_instances;'
+            when has_realtime
+                then 'ALTER PUBLICATION supabase_realtime ADD TABLE public.evolution_instances;'
+            else 'Only for Supabase Realtime: '
+                'CREATE PUBLICATION supabase_realtime FOR TABLE public.evolution_instances;'
         end;
     if publishing is not null then
         return query select
@@ -41,7 +43,8 @@ begin
         'state of the job is not published',
         private_tables is null,
         coalesce('published: ' || private_tables, 'yes'),
-        'Name the tables instead of FOR ALL TABLES or TABLES IN SCHEMA qr_refresh: DROP PUBLICATION ...; CREATE PUBLICATION ... FOR TABLE public.evolution_instances;';
+        'Name the tables instead of FOR ALL TABLES or TABLES IN SCHEMA qr_refresh: '
+        'DROP PUBLICATION ...; CREATE PUBLICATION ... FOR TABLE public.evolution_instances;';
 end
 $$;
 

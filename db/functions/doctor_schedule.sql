@@ -5,8 +5,15 @@ language plpgsql volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    cron_database constant text := (select s.setting from pg_settings as s where s.name = 'cron.database_name');
-    workers constant text := (select s.setting from pg_settings as s where s.name = 'cron.use_background_workers');
+    cron_database constant text := (
+        select s.setting from pg_settings as s where s.name = 'cron.database_name'
+    );
+    workers constant text := (
+        select s.setting from pg_settings as s where s.name = 'cron.use_background_workers'
+    );
+    cron_version constant text := (
+        select e.extversion from pg_extension as e where e.extname = 'pg_cron'
+    );
     major constant text := current_setting('server_version_num')::integer / 10000;
     settings constant qr_refresh.settings := (select s from qr_refresh.settings as s);
     lock_key constant bigint := hashtextextended('qr_refresh', 0);
@@ -23,8 +30,9 @@ begin
         case when cron_database is not null then true when is_late then false end,
         coalesce('yes, for database ' || cron_database, 'no'),
         format(
-            'On the server: apt install postgresql-%s-cron. In postgresql.conf: shared_preload_libraries = ''pg_cron'', '
-            'cron.database_name = %L. Restart Postgres. Then: CREATE EXTENSION pg_cron; SELECT qr_refresh.schedule();',
+            'On the server: apt install postgresql-%s-cron. In postgresql.conf: '
+            'shared_preload_libraries = ''pg_cron'', cron.database_name = %L. Restart Postgres. '
+            'Then: CREATE EXTENSION pg_cron; SELECT qr_refresh.schedule();',
             major, current_database()
         );
     if cron_database <> current_database() then
@@ -32,23 +40,32 @@ begin
             'pg_cron sees this database',
             null::boolean,
             format('pg_cron lives in database %s: its jobs cannot be seen from here', cron_database),
-            format('There: SELECT jobname, schedule, active FROM cron.job WHERE database = %L; and qr_refresh.schedule() tells what to run there', current_database());
+            format(
+                'There: SELECT jobname, schedule, active FROM cron.job WHERE database = %L; '
+                'and qr_refresh.schedule() tells what to run there',
+                current_database()
+            );
     elsif cron_database is not null then
         return query select
             'extension pg_cron',
-            exists (select from pg_extension as e where e.extname = 'pg_cron'),
-            coalesce((select e.extversion from pg_extension as e where e.extname = 'pg_cron'), 'is not created in this database'),
+            cron_version is not null,
+            coalesce(cron_version, 'is not created in this database'),
             'CREATE EXTENSION pg_cron; SELECT qr_refresh.schedule();';
     end if;
-    if exists (select from pg_extension as e where e.extname = 'pg_cron') then
+    if cron_version is not null then
         return query select d.* from qr_refresh.doctor_cron_jobs() as d;
         return query select
             'way of pg_cron to connect',
             case
                 when workers = 'on' then true
-                when exists (select from qr_refresh.cron_jobs() as j where j.last_status = 'succeeded') then true
+                when exists (
+                    select from qr_refresh.cron_jobs() as j where j.last_status = 'succeeded'
+                ) then true
             end,
-            case when workers = 'on' then 'background workers' else 'libpq to localhost, which needs a line in pg_hba.conf or a password file' end,
+            case
+                when workers = 'on' then 'background workers'
+                else 'libpq to localhost, which needs a line in pg_hba.conf or a password file'
+            end,
             'ALTER SYSTEM SET cron.use_background_workers = on; then restart Postgres';
     end if;
 
@@ -68,7 +85,9 @@ begin
             'docs/operations.md has the cause and the fix of this error';
     end if;
 
-    select string_agg(format('process %s since %s', a.pid, date_trunc('second', a.xact_start)), ', ') into holder
+    select
+        string_agg(format('process %s since %s', a.pid, date_trunc('second', a.xact_start)), ', ')
+    into holder
     from pg_locks as l
     inner join pg_stat_activity as a on l.pid = a.pid
     where

@@ -52,8 +52,9 @@ begin
                 date_trunc('second', now() at time zone 'UTC'), future_rows
             ),
             'The clock of the server went back: set it by NTP. Then, once: '
-            'DELETE FROM qr_refresh.instance_state WHERE attempted_at > now(); DELETE FROM qr_refresh.runs WHERE finished_at > now();';
-    exception when object_not_in_prerequisite_state or feature_not_supported or undefined_table or insufficient_privilege then
+            'DELETE FROM qr_refresh.instance_state WHERE attempted_at > now(); '
+            'DELETE FROM qr_refresh.runs WHERE finished_at > now();';
+    exception when feature_not_supported or undefined_table then
         return query select
             'instance_state is readable',
             false,
@@ -61,16 +62,16 @@ begin
             'On a standby it is not there, because it is unlogged; else make migrate';
     end;
 
-    if to_regclass('cron.job') is not null then
-        execute 'select coalesce(max(j.username), $1) from cron.job as j'
-            ' where j.command ~* ''(refresh_qr_codes|qr_refresh\.live)\s*\('' and j.database = current_database()'
-        into job_role using job_role;
-        if exists (select from qr_refresh.cron_jobs() as j where j.calls = 'live') then
-            needed := greatest(needed, interval '1 minute');
-        end if;
-    end if;
+    -- Where pg_cron is not seen, take who asks for whom the job runs as. Live mode lasts a minute.
+    select
+        coalesce(max(j.username), job_role),
+        greatest(needed, max(interval '1 minute') filter (where j.calls = 'live'))
+    into job_role, needed
+    from qr_refresh.cron_jobs() as j
+    where j.calls in ('live', 'refresh_qr_codes');
     -- The most specific setting wins; without one, that of the configuration file.
-    select string_agg(format('%s = %s', t.name, coalesce(own.value, t.reset_val || 'ms')), ', ') into limits
+    select string_agg(format('%s = %s', t.name, coalesce(own.value, t.reset_val || 'ms')), ', ')
+    into limits
     from pg_settings as t
     left join lateral (
         select split_part(c.setting, '=', 2) as value
@@ -78,7 +79,9 @@ begin
         where
             split_part(c.setting, '=', 1) = t.name
             and d.setrole in (0, to_regrole(quote_ident(job_role)))
-            and d.setdatabase in (0, (select b.oid from pg_database as b where b.datname = current_database()))
+            and d.setdatabase in (
+                0, (select b.oid from pg_database as b where b.datname = current_database())
+            )
         order by d.setrole <> 0 desc, d.setdatabase <> 0 desc
         limit 1
     ) as own on true
@@ -93,7 +96,8 @@ begin
         limits is null,
         format('%s: %s', job_role, coalesce(limits, 'a run has its time')),
         format(
-            'A run may take %s. ALTER ROLE %I SET statement_timeout = 0; (or transaction_timeout, or a lower settings.run_timeout)',
+            'A run may take %s. ALTER ROLE %I SET statement_timeout = 0; '
+            '(or transaction_timeout, or a lower settings.run_timeout)',
             needed, job_role
         );
 end

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from tests.engines import Server, start_postgres
 from tests.job import Connection, Job, install
-from tests.simulator import Simulator
+from tests.simulator import Simulator, running_simulator
 
 Finding = dict[str, Any]
 
@@ -28,23 +28,39 @@ def findings(connection: Connection) -> dict[str, Finding]:
 
 
 def break_and_look(job: Job, check: str, how: str) -> Finding:
-    """Break something inside a transaction, and return what doctor() then says of it."""
-    with job.connection.transaction(force_rollback=True):
-        job.connection.execute(how.encode())
-        return findings(job.connection)[check]
+    """Break something, and return what doctor() then says of it. The fixture rolls back."""
+    job.connection.execute(how.encode())
+    return findings(job.connection)[check]
+
+
+@pytest.fixture(scope="module")
+def well_url(
+    create_database: Callable[[str], str], template: str, server: Server
+) -> Iterator[tuple[str, Simulator]]:
+    """A database in which all is well but for pg_cron elsewhere, and the Evolution API it asks."""
+    url = create_database(f"template {template}")
+    with running_simulator(server.listen_host) as simulator:
+        simulator.base_url = simulator.base_url.replace(server.listen_host, server.reachable_host)
+        with psycopg.connect(url, autocommit=True) as connection:
+            for role in ("anon", "authenticated"):
+                connection.execute(
+                    f"do $$ begin create role {role};"
+                    " exception when duplicate_object then null; end $$".encode()
+                )
+            job = Job(connection, simulator)
+            job.set(evolution_api_base_url=simulator.base_url)
+            job.add("shop")
+            job.run()
+        yield url, simulator
 
 
 @pytest.fixture
-def patient(job: Job) -> Job:
-    """A database in which everything that is checked is well, but for pg_cron elsewhere."""
-    job.add("shop")
-    job.run()
-    for role in ("anon", "authenticated"):
-        job.connection.execute(
-            f"do $$ begin create role {role};"
-            " exception when duplicate_object then null; end $$".encode()
-        )
-    return job
+def patient(well_url: tuple[str, Simulator]) -> Iterator[Job]:
+    """A session of the test's own on it, in a transaction that is rolled back."""
+    url, simulator = well_url
+    with psycopg.connect(url) as connection:
+        yield Job(connection, simulator)
+        connection.rollback()
 
 
 def test_nothing_is_wrong_where_all_is_well(patient: Job) -> None:
@@ -124,6 +140,12 @@ BREAKS: list[tuple[str, str, bool | None, str]] = [
         "revoke update (qr_code) on evolution_instances from qr_refresh_owner",
         False,
         "missing: update (qr_code)",
+    ),
+    (
+        "qr_refresh_owner may use schema public",
+        "revoke usage on schema public from public, qr_refresh_owner",
+        False,
+        "no",
     ),
     (
         "callers of the functions",
@@ -207,13 +229,9 @@ def test_a_check_turns_when_what_it_checks_is_broken(
 
 def test_a_malformed_environment_variable_is_named_as_the_source(patient: Job) -> None:
     patient.set(evolution_api_base_url=None)
+    # It ends with this test's session.
     how = PYTHON.format("import os; os.environ['EVOLUTION_API_BASE_URL'] = 'not a URL'")
-    try:
-        found = break_and_look(patient, "base URL", how)
-    finally:
-        patient.connection.execute(
-            PYTHON.format("import os; del os.environ['EVOLUTION_API_BASE_URL']").encode()
-        )
+    found = break_and_look(patient, "base URL", how)
     assert found["ok"] is False
     assert "EVOLUTION_API_BASE_URL is not an http(s) URL (from: environment)" in found["detail"]
 
@@ -272,11 +290,10 @@ def test_a_hanging_server_costs_the_doctor_no_more_than_request_timeout(
 
 
 def test_a_run_that_holds_its_lock_for_too_long_is_named(
-    patient: Job, connect: Callable[[], Connection]
+    patient: Job, well_url: tuple[str, Simulator]
 ) -> None:
     patient.set(request_timeout="100 ms", run_timeout="100 ms")
-    other = connect()
-    with other.transaction():
+    with psycopg.connect(well_url[0]) as other:
         other.execute("select pg_advisory_xact_lock(hashtextextended('qr_refresh', 0))")
         patient.connection.execute("select pg_sleep(0.25)")
         found = findings(patient.connection)["no run hangs"]
@@ -331,7 +348,8 @@ def test_nothing_is_wrong_where_pg_cron_lives_here(cron: Job) -> None:
 
 FAILED = (
     "insert into cron.job_run_details (jobid, runid, status, return_message)"
-    " select jobid, 1, 'failed', '{}' from cron.job"
+    " select jobid, (select coalesce(max(runid), 0) + 1 from cron.job_run_details), 'failed', '{}'"
+    " from cron.job"
 )
 CRON_BREAKS: list[tuple[str, str, bool | None, str]] = [
     (
@@ -437,6 +455,10 @@ def test_a_server_without_pg_cron_and_a_standby_are_recognised() -> None:
             assert found["database is writable"]["ok"] is False
             assert found["instance_state is readable"]["ok"] is False
             assert "unlogged" in found["instance_state is readable"]["fix"]
+            # As docs/operations.md says.
+            connection.execute("select * from qr_refresh.runs")
+            with pytest.raises(psycopg.errors.FeatureNotSupported, match="unlogged relations"):
+                connection.execute("select * from qr_refresh.status")
 
 
 def become_standby(server: Server, connection: Connection) -> None:

@@ -249,6 +249,36 @@ def test_health_sees_jobs_of_every_role_and_so_does_a_monitor(cron: Job) -> None
     assert seen == [("refresh-qr-codes: */2 * * * *", True)]
 
 
+SEED_QUERIES = """
+SELECT jobid, jobname, schedule, active
+FROM cron.job
+WHERE jobname = 'refresh-qr-codes';
+
+SELECT
+  start_time,
+  end_time,
+  status,
+  return_message,
+  (end_time - start_time) AS duration
+FROM cron.job_run_details
+WHERE jobid = (SELECT jobid FROM cron.job WHERE jobname = 'refresh-qr-codes')
+ORDER BY start_time DESC
+LIMIT 10;
+"""
+
+
+def test_the_queries_of_the_edge_functions_documentation_find_the_job(cron: Job) -> None:
+    number = cron.value("select qr_refresh.schedule()")
+    cron.connection.execute(
+        "insert into cron.job_run_details (jobid, runid, status, return_message, start_time,"
+        " end_time) values (%s, -1, 'succeeded', '1 row', now(), now())",
+        (number,),
+    )
+    job, history = (cron.connection.execute(q.encode()) for q in SEED_QUERIES.split(";")[:2])
+    assert job.fetchall() == [(number, "refresh-qr-codes", "* * * * *", True)]
+    assert [row[2:4] for row in history.fetchall()] == [("succeeded", "1 row")]
+
+
 def refusal(connection: Connection, call: str) -> tuple[str, str]:
     """The message and the hint of a call that is refused with QR002."""
     with pytest.raises(psycopg.Error) as raised:
