@@ -66,8 +66,8 @@ def patient(well_url: tuple[str, Simulator]) -> Iterator[Job]:
 def test_nothing_is_wrong_where_all_is_well(patient: Job) -> None:
     found = findings(patient.connection)
     assert [row for row in found.values() if row["ok"] is False] == []
-    assert found["Evolution API answers"]["detail"].startswith("200 OK after ")
-    assert found["Evolution API knows the instance and its token"]["detail"] == "200 OK for shop"
+    assert found["Evolution API answers"]["detail"].startswith("yes after ")
+    assert found["Evolution API knows the instance and its token"]["detail"] == "shop: qr_code"
 
 
 PYTHON = "do language plpython3u $python$ {} $python$"
@@ -260,8 +260,8 @@ def test_a_second_evolution_server_is_asked_too(patient: Job, server: Server) ->
 @pytest.mark.parametrize(
     ("change", "detail"),
     [
-        ("instance_token = 'wrong-secret'", "401 Unauthorized for shop"),
-        ("instance_name = 'nobody'", "404 Not Found for nobody"),
+        ("instance_token = 'wrong-secret'", "shop: 401 Unauthorized"),
+        ("instance_name = 'nobody'", "nobody: 404 Not Found"),
     ],
 )
 def test_evolution_api_is_asked_about_an_instance_and_no_token_is_shown(
