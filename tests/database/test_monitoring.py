@@ -188,6 +188,7 @@ def test_a_hanging_server_is_seen_by_a_real_run(job: Job) -> None:
     job.add("shop").answer_with = Trouble.HANG
     job.run()
     assert alerts(job) == {"server_unreachable"}
+    assert row(job, "metrics")["failing_instances"] == 1
 
 
 def test_each_evolution_server_is_judged_by_itself(job: Job) -> None:
@@ -259,6 +260,9 @@ def test_health_tells_coverage_now_and_the_share_of_success(job: Job) -> None:
     assert (metrics["coverage"], metrics["failing_instances"]) == (0.5, 1)
     assert 0 < metrics["last_run_length_seconds"] < 30
     assert 0 <= metrics["oldest_live_qr_seconds"] < 30
+    # Asking for one instance is no run of the job.
+    job.run("shop")
+    assert row(job, "health")["runs_last_hour"] == 1
     age_runs(job, "61 minutes")
     assert row(job, "health")["runs_last_hour"] == 0
 

@@ -241,6 +241,16 @@ def test_schedule_lets_the_views_see_jobs_where_pg_cron_came_after_the_installat
     assert cron.value("select schedule from qr_refresh.health") == "refresh-qr-codes: * * * * *"
 
 
+def test_a_job_that_runs_in_another_database_is_not_that_of_this_one(cron: Job) -> None:
+    cron.run()
+    cron.connection.execute(
+        "select cron.schedule_in_database('refresh-qr-codes', '* * * * *',"
+        " 'SELECT refresh_qr_codes()', 'template1')"
+    )
+    assert [alert for alert, _ in job_alerts(cron)] == ["job_missing"]
+    assert cron.value("select schedule from qr_refresh.health") is None
+
+
 def test_health_sees_jobs_of_every_role_and_so_does_a_monitor(cron: Job) -> None:
     cron.connection.execute("select qr_refresh.schedule('*/2 * * * *')")
     cron.connection.execute("update cron.job set username = 'service_role'")
