@@ -69,7 +69,12 @@ begin
         select 'job_late', null::text, last_run.finished_at, format('no run for over %s', alert_after);
     elsif last_run.report ->> 'success' = 'false' then
         return query
-        select 'run_failed', null::text, last_run.finished_at, last_run.report ->> 'error';
+        select
+            'run_failed', null::text, last_run.finished_at,
+            coalesce(
+                last_run.report ->> 'error',
+                'no tick of live mode could be done; the server log has the SQLSTATE'
+            );
     end if;
 end
 $$;

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
 from psycopg.rows import dict_row
 
+from tests.engines import Server
 from tests.job import Job, install
 from tests.simulator import Trouble
 
@@ -191,6 +193,17 @@ def test_a_hanging_server_is_seen_by_a_real_run(job: Job) -> None:
     assert row(job, "metrics")["failing_instances"] == 1
 
 
+def test_a_server_that_refuses_is_seen_by_a_real_run(job: Job, server: Server) -> None:
+    with socket.create_server((server.listen_host, 0)) as free:
+        port = free.getsockname()[1]
+    job.set(evolution_api_base_url=f"http://{server.reachable_host}:{port}")
+    job.add("shop")
+    job.run()
+    (alert,) = rows(job, "alerts")
+    assert alert["alert"] == "server_unreachable"
+    assert alert["detail"] == "none of 1 instances got an answer: connection refused"
+
+
 def test_each_evolution_server_is_judged_by_itself(job: Job) -> None:
     for name, server, outcome in (("a", "north", "timeout"), ("b", "south", "stored")):
         job.add_row(name)
@@ -273,9 +286,20 @@ def test_a_minute_of_live_mode_counts_as_a_run(job: Job) -> None:
         ' "ticks": 55, "total_instances": 3, "refreshed": 9, "failed": 1}\'::jsonb)'
     )
     health = row(job, "health")
+    assert health["last_run_success"] is True
     assert float(health["success_share_last_hour"]) == 0.9
     assert 57 < health["last_run_length"].total_seconds() < 59
     assert alerts(job) == set()
+
+
+def test_a_minute_of_live_mode_in_which_no_tick_could_be_done_is_an_alert(job: Job) -> None:
+    job.connection.execute(
+        'select qr_refresh.record_run(58, null, \'{"success": false, "mode": "live",'
+        ' "ticks": 55, "failed_ticks": 55, "refreshed": 0, "failed": 0}\'::jsonb)'
+    )
+    (alert,) = rows(job, "alerts")
+    assert alert["alert"] == "run_failed"
+    assert "no tick of live mode" in alert["detail"]
 
 
 # --- who reads them, and what does not stand there ------------------------------------------------

@@ -63,7 +63,7 @@ YES |= {("pg_monitor", "schema qr_refresh", "USAGE")}
 YES |= {
     ("qr_refresh_owner", f"table qr_refresh.{view}", privilege)
     for view in ("alerts", "health", "metrics", "status")
-    for privilege in "SELECT INSERT UPDATE DELETE TRUNCATE REFERENCES TRIGGER".split()
+    for privilege in ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"]
 }
 YES |= {("qr_refresh_owner", "column evolution_instances.last_qr_update", "SELECT")}
 

@@ -56,7 +56,7 @@ def test_watch_shows_changes_until_ctrl_c(job: Job, database: str) -> None:
     with watching(database) as (screen, process):
         wait_until(lambda: screen.has("0 of 2 live", "ALERT job_late"), "the first screen")
         job.run()
-        wait_until(lambda: screen.has("1 of 2 live", "shop", "qr_code"), "the QR code")
+        wait_until(lambda: screen.has("1 of 2 live", "shop", "stored"), "the QR code")
         assert not screen.has("ALERT")
         assert "\x1b[31m" not in screen.text
         process.send_signal(signal.SIGINT)

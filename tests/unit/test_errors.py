@@ -165,13 +165,18 @@ def texts(name: str) -> set[str]:
     }
 
 
-def problems_in_sql(name: str) -> set[str]:
+def sentences(name: str) -> set[str]:
+    """The constants of a body in SQL or PL/pgSQL that are sentences."""
     text = (ROOT / "db" / "functions" / f"{name}.sql").read_text(encoding="utf-8")
-    return set(re.findall(r"then '([^']+)'", text))
+    body = re.sub(r"--.*", "", text.split("$$")[1])
+    return {t for t in re.findall(r"'([^']*)'", body) if re.search(r"[a-z] ", t)}
 
 
 def test_every_error_of_a_report_is_documented() -> None:
-    said = texts("refresh_qr_codes") | texts("evolution_api_base_url")
+    said = texts("run_cycle") | texts("evolution_api_base_url") | sentences("refresh_qr_codes")
+    said |= sentences("describe_outcomes") - {"Successfully refreshed QR for ", " is connected"}
+    said = {f"{text}NAME: ..." if text == "Failed to fetch QR for " else text for text in said}
+    said -= {"Error processing "}
     # Raised, or only in the log.
     said -= {"State of instances not recorded"}
     documented = set(table("Errors of an instance")) | set(table("Errors of a whole run"))
@@ -179,7 +184,7 @@ def test_every_error_of_a_report_is_documented() -> None:
 
 
 def test_every_reason_of_a_failure_is_documented_and_no_other() -> None:
-    reasons = problems_in_sql("instance_problem")
+    reasons = sentences("instance_problem")
     for path in FUNCTIONS:
         if path.stem == "fetch_qr_codes" or path.stem.startswith("define_"):
             reasons |= texts(path.stem)
