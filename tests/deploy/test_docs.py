@@ -11,7 +11,7 @@ from textwrap import dedent
 import psycopg
 import pytest
 
-from tests.deploy.test_install import make
+from tests.deploy.installation import make
 from tests.engines import Server, start_postgres
 from tests.job import Job, install
 from tests.simulator import Simulator, running_simulator

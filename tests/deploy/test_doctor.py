@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.deploy.test_install import make
+from tests.deploy.installation import make
 from tests.job import Job
 
 DOCTOR = Path(__file__).resolve().parents[2] / "db" / "doctor.py"

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.deploy.test_install import make
+from tests.deploy.installation import make
 from tests.job import Job, wait_until
 
 WATCH = Path(__file__).resolve().parents[2] / "db" / "watch.py"
