@@ -21,7 +21,7 @@ import pytest
 from tests.job import Job, wait_until
 
 MONITORING = Path(__file__).resolve().parents[2] / "monitoring"
-PASSWORD = "a-password-of-the-monitor"
+PASSWORD = "a-secret"
 
 
 def program(name: str, package: str) -> str:
