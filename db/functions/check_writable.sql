@@ -9,6 +9,7 @@ begin
         raise exception using
             errcode = 'QR003',
             message = 'refresh_qr_codes() writes, and this transaction is read-only',
+            detail = 'Nothing was asked of Evolution API.',
             hint = case
                 when pg_is_in_recovery() then 'This server is a standby: run it on the primary.'
                 else 'Run it outside of BEGIN READ ONLY, and where default_transaction_read_only is off.'

@@ -39,6 +39,7 @@ begin
                 case
                     when j.command ~* '\mqr_refresh\.live\s*\(' then 'live'
                     when j.command ~* '\mrefresh_qr_codes\s*\(' then 'refresh_qr_codes'
+                    when j.command ~* '\mqr_refresh\.prune_history\s*\(' then 'prune_history'
                     when j.command ~ 'functions/v1/refresh-qr-codes' then 'edge function'
                     when j.jobname ~ '^refresh-qr-codes' then 'something else'
                 end as calls,
@@ -66,6 +67,6 @@ grant execute on function qr_refresh.cron_jobs() to pg_monitor, service_role;
 
 comment on function qr_refresh.cron_jobs() is
 'The pg_cron jobs of this database that have to do with refresh-qr-codes. No row where pg_cron lives in another database or is missing.
-Returns jobid, jobname, schedule; calls (live, refresh_qr_codes, edge function, something else); username; is_active; '
+Returns jobid, jobname, schedule; calls (live, refresh_qr_codes, prune_history, edge function, something else); username; is_active; '
 'last_start_at and last_status of its last execution, as pg_cron knows it (NULL: none yet). No command: one may hold a key.
 Raises nothing of its own. Privileges: EXECUTE for pg_monitor and service_role. Runs with the privileges of qr_refresh_owner.';

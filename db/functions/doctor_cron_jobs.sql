@@ -32,7 +32,7 @@ begin
             -- Two that do the same get into each other's way; live mode may have lanes, by name.
             j.calls = 'refresh_qr_codes'
             and count(*) filter (where j.calls in ('live', 'refresh_qr_codes')) over () > 1
-            or j.calls not in ('live', 'refresh_qr_codes')
+            or j.calls not in ('live', 'refresh_qr_codes', 'prune_history')
             or count(*) over (partition by j.jobname) > 1 as is_superfluous
         from qr_refresh.cron_jobs() as j
     )
@@ -92,8 +92,8 @@ begin
         'size of cron.job_run_details',
         nullif(history_size < 100 * 1024 * 1024, false),
         pg_size_pretty(history_size),
-        'pg_cron never deletes from it. SELECT cron.schedule(''delete-old-cron-runs'', ''0 3 * * *'', '
-        '$sql$DELETE FROM cron.job_run_details WHERE end_time < now() - interval ''7 days''$sql$);';
+        'SELECT qr_refresh.prune_history(); and SELECT qr_refresh.schedule(); has that done each day. '
+        'What is left is the history of other jobs';
 end
 $$;
 
