@@ -3,6 +3,10 @@ create or replace function qr_refresh.active_alerts()
 returns table (alert text, instance_name text, since timestamptz, detail text)
 language plpgsql stable parallel restricted security definer
 set search_path = pg_catalog, pg_temp
+-- A caller could otherwise have the plans of our queries shown, and what is in them.
+set debug_print_parse = off
+set debug_print_rewritten = off
+set debug_print_plan = off
 as $$
 #variable_conflict use_column
 declare

@@ -18,6 +18,10 @@ returns table (
 )
 language plpgsql stable parallel restricted security definer
 set search_path = pg_catalog, pg_temp
+-- A caller could otherwise have the plans of our queries shown, and what is in them.
+set debug_print_parse = off
+set debug_print_rewritten = off
+set debug_print_plan = off
 as $$
 #variable_conflict use_column
 declare
