@@ -134,15 +134,19 @@ class Week:
     def _write_qr_codes(self, turn: int) -> None:
         size = len(self.pictures)
         pictures = [self.pictures[(turn + number) % size] for number in range(len(self.names))]
-        for _ in range(ATTEMPTS_PER_QR):
+        count = len(self.names)
+        for attempt in range(ATTEMPTS_PER_QR):
             self.connection.execute(
-                "select count(*) from qr_refresh.record_outcomes(%s, %s, %s)",
-                (self.names, ["qr_code"] * len(self.names), pictures),
+                "select count(*) from qr_refresh.store_qr_codes(%s, %s, %s, true)",
+                (self.names, self.tokens, pictures),
             )
-        self.connection.execute(
-            "select count(*) from qr_refresh.store_qr_codes(%s, %s, %s)",
-            (self.names, self.tokens, pictures),
-        )
+            outcome = "unchanged" if attempt else "stored"
+            self.connection.execute(
+                "select qr_refresh.record_outcomes(clock_timestamp(), %s, %s, %s, %s::text[], %s,"
+                " %s::float8[])",
+                (self.names, [outcome] * count, pictures)
+                + ([None] * count, [False] * count, [0.01] * count),
+            )
 
     def _write_history(self, ago: int) -> None:
         self.connection.execute(

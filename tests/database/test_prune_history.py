@@ -84,10 +84,13 @@ def test_history_retention_says_how_old_is_too_old(cron: Connection) -> None:
     assert prune(cron) == 1
 
 
-def test_what_every_job_of_schedule_leaves_is_pruned(cron: Connection) -> None:
-    cron.execute("select qr_refresh.schedule()")
+@pytest.mark.parametrize(
+    "call", ["schedule()", "schedule('live')", "schedule('live', workers => 3)"]
+)
+def test_what_every_job_of_schedule_leaves_is_pruned(cron: Connection, call: str) -> None:
+    cron.execute(f"select qr_refresh.{call}".encode())
     commands = cron.execute("select jobid, command from cron.job").fetchall()
-    assert commands
+    assert len(commands) >= 2
     for number, command in commands:
         keep(cron, number, command)
     assert prune(cron) == len(commands)
