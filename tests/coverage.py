@@ -4,8 +4,8 @@ The same simulated instances are served in real time by live mode, by the job on
 run every five seconds, each with a database and a simulated server of its own, side by side. Every
 half second each stored QR code is compared with the one that the server then serves.
 
-Environment: COVERAGE_SECONDS (300), COVERAGE_INSTANCES (50), COVERAGE_WORKERS (1, for live mode),
-COVERAGE_MODES (live minute 5s).
+Environment: COVERAGE_SECONDS (300), COVERAGE_INSTANCES (50), COVERAGE_HANGING (0, instances beside
+those that never answer), COVERAGE_WORKERS (1, for live mode), COVERAGE_MODES (live minute 5s).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import psycopg
 
 from tests.engines import Server, start_postgres
 from tests.job import install, wait_until
-from tests.simulator import Simulator, running_simulator
+from tests.simulator import Simulator, Trouble, running_simulator
 from tests.simulator.instance import ROTATION
 from tests.simulator.picture import data_url
 
@@ -47,9 +47,10 @@ class Mode:
 
     def sample(self) -> None:
         """Compare what is stored with what is served, and read the job's CPU time."""
+        answering = [i for i in self.simulator.instances if i.answer_with is None]
         served = {
             instance.name: self.simulator.current_code(instance.name)
-            for instance in self.simulator.instances[:SAMPLED]
+            for instance in answering[:: max(1, len(answering) // SAMPLED)]
         }
         rows = self.connection.execute(
             "select instance_name, qr_code from evolution_instances where instance_name = any(%s)",
@@ -80,7 +81,7 @@ class Mode:
         return mean, most
 
 
-def prepare(server: Server, stack: ExitStack, name: str, instances: int, workers: int) -> Mode:
+def prepare(server: Server, stack: ExitStack, name: str, instances: int, hanging: int) -> Mode:
     """Make the database and the simulated server of one mode, and start its job."""
     dbname = "postgres" if name == "live" else f"coverage_{name}"
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
@@ -99,6 +100,9 @@ def prepare(server: Server, stack: ExitStack, name: str, instances: int, workers
                 f"token-instance-{number}",
                 qr_age=ROTATION * number / instances,
             )
+    for number in range(hanging):
+        instance = simulator.add_instance(f"hangs-{number}", f"token-hangs-{number}")
+        instance.answer_with = instance.answer_state_with = Trouble.HANG
     connection = stack.enter_context(psycopg.connect(server.dsn(dbname), autocommit=True))
     connection.execute(
         "update qr_refresh.settings set evolution_api_base_url = %s, log_detail = 'off',"
@@ -171,15 +175,16 @@ def main() -> None:
     """Print one table."""
     seconds = float(os.environ.get("COVERAGE_SECONDS", "300"))
     instances = int(os.environ.get("COVERAGE_INSTANCES", "50"))
+    hanging = int(os.environ.get("COVERAGE_HANGING", "0"))
     workers = int(os.environ.get("COVERAGE_WORKERS", "1"))
     names = os.environ.get("COVERAGE_MODES", "live minute 5s").split()
     with start_postgres() as server, ExitStack() as stack:
         print(
             f"PostgreSQL {server.version}, engine {server.engine}: {instances} instances in every"
-            f" phase of a QR code, {seconds:.0f} s",
+            f" phase of a QR code, {hanging} more that hang, {seconds:.0f} s",
             flush=True,
         )
-        modes = [prepare(server, stack, name, instances, workers) for name in names]
+        modes = [prepare(server, stack, name, instances, hanging) for name in names]
         for mode in modes:
             stack.enter_context(job_running(server, mode, workers))
         # From the first run on: before it nothing is stored. pg_cron begins with a minute.
