@@ -21,7 +21,8 @@ declare
 begin
     select r.* into last_run
     from qr_refresh.runs as r
-    where r.requested_instance is null
+    -- The slow lane of live mode must not hide that the fast one stands still.
+    where r.requested_instance is null and r.report ->> 'lane' is distinct from 'slow'
     order by r.id desc
     limit 1;
 

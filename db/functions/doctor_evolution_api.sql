@@ -25,7 +25,7 @@ begin
     with asked as materialized (
         select
             coalesce(' ' || server.name, '') as of_server,
-            instance.instance_name as known_name,
+            probe.name as known_name,
             answer.*
         from (
             select null as name, u.base_url
@@ -44,14 +44,18 @@ begin
                 and qr_refresh.instance_problem(
                     e.instance_name::text, e.instance_token::text
                 ) is null
-            order by s.outcome is distinct from 'failed', e.instance_name
+            order by coalesce(s.outcome, '') not in ('failed', 'timeout'), e.instance_name
             limit 1
         ) as instance on true
-        -- Any answer about an instance that does not exist shows as well that the server is there.
+        -- Any answer about an instance that does not exist shows that the server is there; one that
+        -- exists may hang.
+        inner join lateral (
+            values (null, 'none'), (instance.instance_name, instance.instance_token)
+        ) as probe (name, token) on probe.name is not null or probe.token = 'none'
         -- The state is asked first; connect is called only on state connecting, where it opens nothing.
         cross join lateral qr_refresh.fetch_qr_codes(
-            array[coalesce(instance.instance_name, 'refresh-qr-codes-doctor')],
-            array[coalesce(instance.instance_token, 'none')],
+            array[coalesce(probe.name, 'refresh-qr-codes-doctor')],
+            array[probe.token],
             array[server.base_url],
             array[true],
             array[false],
@@ -82,15 +86,16 @@ begin
         ),
         'From the database server: curl -i URL; look at URL, firewall, DNS, TLS, ca_file'
     from judged as j
+    where j.known_name is null
     union all
     select
         format('Evolution API%s knows the instance and its token', j.of_server),
-        j.outcome <> 'failed',
+        j.outcome not in ('failed', 'timeout', 'not_attempted'),
         format('%s: %s', j.known_name, coalesce(j.error, j.outcome)),
         '401: correct instance_token. 404: it is not on this server; delete the row or create the '
         'instance. Others: docs/operations.md'
     from judged as j
-    where not j.is_silent and j.known_name is not null;
+    where j.known_name is not null;
 end
 $$;
 

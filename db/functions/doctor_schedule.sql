@@ -22,7 +22,8 @@ declare
     holder text;
 begin
     select r.* into last_run from qr_refresh.runs as r
-    where r.requested_instance is null order by r.id desc limit 1;
+    where r.requested_instance is null and r.report ->> 'lane' is distinct from 'slow'
+    order by r.id desc limit 1;
     is_late := coalesce(last_run.finished_at < clock_timestamp() - settings.alert_after, true);
 
     return query select

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from tests.engines import Server, start_postgres
 from tests.job import Connection, Job, install
-from tests.simulator import Simulator, running_simulator
+from tests.simulator import Simulator, Trouble, running_simulator
 
 Finding = dict[str, Any]
 
@@ -243,6 +243,18 @@ def test_a_server_that_refuses_is_not_reachable(patient: Job, server: Server) ->
     found = findings(patient.connection)["Evolution API answers"]
     assert found["ok"] is False
     assert found["detail"].startswith("connection refused after ")
+
+
+def test_an_instance_that_hangs_does_not_make_its_server_unreachable(patient: Job) -> None:
+    patient.set(request_timeout="500 ms")
+    patient.simulator.instance("shop").answer_with = Trouble.HANG
+    try:
+        found = findings(patient.connection)
+    finally:
+        patient.simulator.instance("shop").answer_with = None
+    assert found["Evolution API answers"]["ok"] is True
+    knows = found["Evolution API knows the instance and its token"]
+    assert (knows["ok"], knows["detail"]) == (False, "shop: timeout")
 
 
 def test_a_second_evolution_server_is_asked_too(patient: Job, server: Server) -> None:

@@ -233,6 +233,19 @@ def test_a_job_without_a_run_is_late(job: Job) -> None:
     assert alerts(job) == {"job_late"}
 
 
+def test_the_slow_lane_does_not_hide_that_the_fast_one_stands_still(job: Job) -> None:
+    job.run()
+    age_runs(job, "6 minutes")
+    minute = "select qr_refresh.record_run(58, null, jsonb_build_object('success', true,"
+    minute += " 'mode', 'live', 'lane', %s::text, 'ticks', 9, 'refreshed', 0, 'failed', 0))"
+    job.connection.execute(minute.encode(), ("slow",))
+    assert alerts(job) == {"job_late"}
+    assert row(job, "metrics")["last_run_age_seconds"] > 300
+    job.connection.execute(minute.encode(), ("fast",))
+    assert alerts(job) == set()
+    assert row(job, "metrics")["last_run_age_seconds"] < 60
+
+
 def test_a_run_that_failed_as_a_whole_is_an_alert(job: Job) -> None:
     job.run()
     job.connection.execute("alter table evolution_instances rename instance_status to s")
