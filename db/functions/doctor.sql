@@ -37,8 +37,8 @@ revoke all on function qr_refresh.doctor() from public;
 
 comment on function qr_refresh.doctor() is
 'Checks everything that can keep QR codes from being fresh, and says what to do. Changes nothing; asks each '
-'Evolution server about one instance, without connecting one that is close, which has no side effect.
+'Evolution server about one instance, without connecting one that is close, and about one that does not exist; neither has a side effect.
 Returns one row for each check: check (what), ok (true; false: wrong; NULL: worth a look, or not to be seen from here), '
 'detail (what was found, no token), fix (what to do; NULL where ok).
-Takes up to settings.request_timeout for each server. Raises nothing of its own.
+Takes up to twice settings.request_timeout for each server. Raises nothing of its own.
 Privileges: EXECUTE for nobody but the owner and superusers.';
