@@ -48,13 +48,33 @@ APPLICATION = """
 """
 
 
-@pytest.fixture
-def fresh_server() -> Iterator[Server]:
-    """A server of the test's own: roles and pg_cron's jobs belong to the whole server."""
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Server]:
+    """A server of these tests' own: roles and pg_cron's jobs belong to the whole server."""
     with start_postgres() as running:
         if running.engine == "url":
             pytest.skip("removes roles of the whole server: PG=docker or PG=local runs it")
         yield running
+
+
+@pytest.fixture
+def fresh_server(own_server: Server) -> Iterator[Server]:
+    """That server, on which no other test has left a thing."""
+    yield own_server
+    with psycopg.connect(own_server.dsn(), autocommit=True) as admin:
+        for name in ("first", "second"):
+            admin.execute(f"drop database if exists {name} with (force)".encode())
+        admin.execute(
+            "drop publication if exists supabase_realtime;"
+            "drop schema if exists qr_refresh cascade;"
+            "drop schema public cascade;"
+            "create schema public authorization pg_database_owner;"
+            "grant usage on schema public to public;"
+            "drop extension if exists pg_cron, plpython3u cascade"
+        )
+        for role in ("tenant", "authenticator", "service_role", "qr_refresh_owner"):
+            if admin.execute("select from pg_roles where rolname = %s", (role,)).rowcount:
+                admin.execute(f"drop owned by {role}; drop role {role}".encode())
 
 
 def everything(server: Server) -> list[str]:
