@@ -376,7 +376,7 @@ def test_no_deadlock_in_100_runs_beside_transactions_that_update_in_any_order(
         for writer in writers:
             writer.join()
     assert errors == []
-    assert min(transactions) > 100
+    assert min(transactions) > 20
     # Two that wait for each other cannot both go on: then it is the run that gives up.
     assert stored > 500
     assert job.run()["refreshed"] == 10
