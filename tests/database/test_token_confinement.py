@@ -27,7 +27,6 @@ REFUSED = [
     "update qr_refresh.settings set ca_file = '/tmp/mine.pem'",
     "insert into qr_refresh.settings values (false)",
     "select * from qr_refresh.settings",
-    "select * from qr_refresh.runs",
     "select * from qr_refresh.instance_state",
     "insert into qr_refresh.evolution_servers values ('mine', 'http://127.0.0.1:1')",
     "update evolution_instances set evolution_server = 'mine'",
