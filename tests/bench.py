@@ -148,7 +148,7 @@ def update_cost(server: Server) -> tuple[float, float]:
         before = connection.execute("select pg_current_wal_insert_lsn()").fetchone()
         begun_at = time.monotonic()
         connection.execute(
-            "select count(*) from qr, qr_refresh.store_qr_codes(names, tokens, codes)"
+            "select count(*) from qr, qr_refresh.store_qr_codes(names, tokens, codes, false)"
         )
         seconds = time.monotonic() - begun_at
         row = connection.execute(

@@ -124,7 +124,7 @@ def prepare(server: Server, stack: ExitStack, name: str, instances: int, hanging
             for row in plpy.execute(
                 "select pid from pg_stat_activity"
                 " where datname = current_database() and pid <> pg_backend_pid()"
-                " and query like '%qr_refresh.live(%' or query like '%refresh_qr_codes(%'"
+                " and (query like '%qr_refresh.live(%' or query like '%refresh_qr_codes(%')"
             ):
                 with contextlib.suppress(OSError):
                     fields = open(f"/proc/{row['pid']}/stat").read().rpartition(")")[2].split()

@@ -7,7 +7,8 @@ as $python$
     from typing import Any
     from urllib.parse import quote
 
-    Answer = tuple[str, str | None, str | None, bool]  # outcome, QR code, error, reconnected
+    # Outcome, QR code, error, reconnected (None: not known).
+    Answer = tuple[str, str | None, str | None, bool | None]
 
     def ask(
         client: Any,
@@ -25,12 +26,12 @@ as $python$
             answer: tuple[int, bytes, str | None] = client.get(route, token, deadline)
             return answer
 
-        def failure(error: str, reconnected: bool) -> Answer:
+        def failure(error: str, reconnected: bool | None) -> Answer:
             if error == "Request timeout":
                 return "timeout", None, None, reconnected
             return "failed", None, error, reconnected
 
-        reconnected = False
+        reconnected = None
         if check_state:
             status, body, error = get("connectionState")
             state = None

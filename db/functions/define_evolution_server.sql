@@ -90,8 +90,10 @@ as $python$
             self.clients.append(client)
             ask, path = GD["qr_refresh.ask"], urlsplit(self.base_url).path
             begun_at = self.started_at
+            # With less time left than this a call is not begun: it comes first in the next run.
+            shortest = min(0.5, self.request_timeout / 4)
             for position, *call in self.todo:
-                if self.stopping.is_set() or time.monotonic() >= self.run_ends:
+                if self.stopping.is_set() or time.monotonic() + shortest >= self.run_ends:
                     break
                 deadline = min(begun_at + self.request_timeout, self.run_ends)
                 outcome, picture, error, reconnected = ask(client, path, deadline, *call)

@@ -45,8 +45,14 @@ begin
             where
                 j.is_ours
                 -- NULL: there is no such role any more.
-                and has_function_privilege(to_regrole(quote_ident(j.username)), job, 'execute')
-                is not true
+                and has_function_privilege(
+                    to_regrole(quote_ident(j.username)),
+                    case j.calls
+                        when 'live' then 'qr_refresh.live_tick(text, integer, integer, jsonb)'::regprocedure
+                        else job
+                    end,
+                    'execute'
+                ) is not true
         ),
         string_agg(format('%s (%s, calls %s)', j.jobid, j.jobname, j.calls), ', ') filter (
             where j.is_superfluous
@@ -61,7 +67,7 @@ begin
         'SELECT qr_refresh.schedule();';
     return query select
         'job''s role may run it', helpless is null, coalesce('may not: ' || helpless, 'yes'),
-        'GRANT EXECUTE ON FUNCTION refresh_qr_codes TO ...; or, as a superuser: SELECT qr_refresh.schedule();';
+        'GRANT EXECUTE ON ROUTINE refresh_qr_codes, qr_refresh.live, qr_refresh.live_tick TO ...; or, as a superuser: SELECT qr_refresh.schedule();';
     return query select
         'there is no second job', superfluous is null, coalesce(superfluous, 'yes'),
         'SELECT cron.unschedule(number); for all but one';

@@ -35,7 +35,7 @@ as $python$
             " from unnest($1, $2) as i (name, token)",
             ["text[]", "text[]"],
         )
-    Row = tuple[str, str, str | None, str | None, float, bool]  # as returned
+    Row = tuple[str, str, str | None, str | None, float, bool | None]  # as returned
     results: list[Row] = []
     remaining = 0
     for i, row in enumerate(plpy.execute(SD["plan"], [instance_names, instance_tokens])):
@@ -135,6 +135,6 @@ instance_names, instance_tokens, base_urls, check_state, connect_on_close: array
 Returns one row for each instance, in order: instance_name; outcome (qr_code, no_qr_code, connected and closed: the server says so, '
 'failed, timeout, not_attempted: run_timeout was reached first); qr_code (data:image/png;base64,...); error (a short reason for outcome '
 'failed, without host, token and body); elapsed (seconds, with those for resolving the server''s name); reconnected (connect was called on '
-'state close).
+'state close; NULL: it was called without asking for the state).
 Raises nothing for what a server does. A cancel takes effect within 0.1 s.
 Privileges: EXECUTE for nobody but the owner and superusers.';

@@ -25,12 +25,15 @@ begin
             o.*,
             o.outcome not in ('failed', 'timeout') as is_answer,
             o.outcome in ('stored', 'unchanged', 'changed') as is_live,
-            -- Where connect opens a socket it sleeps 2 or 5 seconds, else it answers at once.
-            o.reconnected
-            or (o.elapsed > 1.5 and o.outcome <> 'failed') as opened_socket
+            -- Not known (NULL) where connect was called without asking for the state first. Where
+            -- it opens a socket it sleeps 2 or 5 seconds, else it answers at once.
+            coalesce(
+                o.reconnected,
+                o.outcome = 'timeout' or (o.elapsed > 1.5 and o.outcome <> 'failed')
+            ) as opened_socket
         from unnest(instance_names, outcomes, qr_digests, errors, reconnected, elapsed)
             as o (instance_name, outcome, qr_digest, error, reconnected, elapsed)
-        where o.outcome <> 'not_attempted'
+        where o.outcome <> 'not_attempted' and o.instance_name is not null
     ), known as materialized (
         -- Locked rows are skipped: another session's open transaction must not hold a run.
         select s.*
@@ -43,6 +46,7 @@ begin
             o.*,
             coalesce(o.qr_digest is distinct from k.qr_digest, true)
             and o.qr_digest is not null as is_new_qr,
+            k.instance_name is not null as is_known,
             k.qr_digest as known_qr_digest,
             k.qr_first_seen_at as known_first_seen_at,
             k.qr_changed_after as known_changed_after,
@@ -65,7 +69,10 @@ begin
                 when l.is_new_qr then greatest(l.known_answered_at, seen_at - lifetime)
                 -- Still served, so it cannot have been there for longer than one lives.
                 when l.qr_digest is not null
-                    then greatest(l.known_changed_after, asked_at - lifetime)
+                    then least(
+                        l.known_first_seen_at,
+                        greatest(l.known_changed_after, asked_at - lifetime)
+                    )
                 else l.known_changed_after
             end as changed_after,
             case
@@ -82,11 +89,12 @@ begin
             case
                 -- The next one comes within a span as long as the one in which this one came. Four
                 -- attempts divide it by four, so a few QR codes later it is short. With a little
-                -- more there are at most five attempts in 45 seconds.
+                -- more there are at most five calls in 45 seconds; the first attempt takes two.
+                when not p.is_known then interval '11.4 seconds'
                 when p.is_new_qr then least(
                     interval '9.1 seconds',
                     greatest(
-                        interval '0.25 seconds',
+                        interval '0.3 seconds',
                         (p.first_seen_at - p.changed_after) / 4 + interval '0.1 seconds'
                     )
                 )
@@ -111,6 +119,7 @@ begin
         from paced as p
     ), fresh as (
         select
+            p.is_known,
             p.instance_name,
             asked_at as attempted_at,
             p.outcome,
@@ -156,18 +165,35 @@ begin
             reconnects = f.reconnects,
             is_slow = f.is_slow,
             next_attempt_at = f.next_attempt_at
-        from fresh as f, known as k
-        where s.instance_name = f.instance_name and s.instance_name = k.instance_name
+        from fresh as f
+        where f.is_known and s.instance_name = f.instance_name
     )
     insert into qr_refresh.instance_state (
         instance_name, attempted_at, outcome, error, qr_digest, qr_first_seen_at, qr_changed_after,
         answered_at, poll_interval, failures, reconnected_at, reconnects, is_slow, next_attempt_at
     )
-    select distinct on (f.instance_name) f.*
+    select distinct on (f.instance_name)
+        f.instance_name,
+        f.attempted_at,
+        f.outcome,
+        f.error,
+        f.qr_digest,
+        f.qr_first_seen_at,
+        f.qr_changed_after,
+        f.answered_at,
+        f.poll_interval,
+        f.failures,
+        f.reconnected_at,
+        f.reconnects,
+        f.is_slow,
+        f.next_attempt_at
     from fresh as f
-    where not exists (
-        select from qr_refresh.instance_state as s where s.instance_name = f.instance_name
-    )
+    where
+        not f.is_known
+        -- A row that is there and not known is another session's at the moment.
+        and not exists (
+            select from qr_refresh.instance_state as s where s.instance_name = f.instance_name
+        )
     on conflict do nothing;
 end
 $$;
@@ -185,6 +211,6 @@ comment on function qr_refresh.record_outcomes(
 'Updates qr_refresh.instance_state after the attempts of a run.
 asked_at: when the run began to ask. The arrays have one length: instance_names; outcomes (stored, unchanged, changed, update_failed, expired, '
 'no_qr_code, connected, closed, failed, timeout; not_attempted leaves the row as it is); qr_digests (SHA-256; NULL where there was no QR code); errors (reason '
-'of outcome failed); reconnected (connect was called on state close); elapsed (seconds).
+'of outcome failed); reconnected (connect was called on state close, NULL: not known); elapsed (seconds).
 Raises lock_not_available (55P03) when another session is adding the same instance. '
 'Privileges: EXECUTE for nobody but the owner and superusers.';

@@ -14,14 +14,25 @@ as $$
 begin
     perform qr_refresh.forget_instances();
     -- In SQL alone: PL/Python and requests are loaded only where there is somebody to ask.
-    select min(coalesce(s.next_attempt_at, '-infinity'))
+    select min(
+        case
+            -- Somebody has cleared it; a trigger may do so each time.
+            when e.qr_code is null and s.outcome in ('stored', 'unchanged')
+                then least(s.next_attempt_at, s.attempted_at + interval '1 second')
+            else coalesce(s.next_attempt_at, '-infinity')
+        end
+    )
     into next_attempt_at
     from public.evolution_instances as e
     left join qr_refresh.instance_state as s on e.instance_name::text = s.instance_name
     where
         e.instance_status = 'connecting'
+        and e.instance_name is not null
         and coalesce(s.is_slow, false) = (lane = 'slow')
-        and (workers = 1 or qr_refresh.worker_of(e.instance_name::text, workers) = worker);
+        and (
+            workers = 1
+            or (hashtextextended(e.instance_name::text, 0) & 2147483647) % workers = worker - 1
+        );
     if next_attempt_at <= clock_timestamp() then
         perform qr_refresh.translate_messages(false);
         report := qr_refresh.run_cycle(null, true, lane, worker, workers);

@@ -39,11 +39,14 @@ begin
         select string_agg(
             format(
                 'SELECT cron.schedule_in_database(%L, %L, %L, %L);',
-                n.name, n.at, n.command, current_database()
+                -- pg_cron takes a second job of a name for a change of the first.
+                n.name || '@' || current_database(), n.at, n.command, current_database()
             ),
             ' '
         )
         from unnest(names, schedules, commands) as n (name, at, command)
+        -- It works only where pg_cron lives; what it does elsewhere is to say what to run there.
+        where n.name <> job_name || '-prune'
     ));
 
     -- The views read the jobs as qr_refresh_owner. On a platform only its own role may grant this.
@@ -58,6 +61,7 @@ begin
     from cron.job as j
     where
         j.jobname ~ ('^' || job_name || '(-slow|-prune|-[0-9]+)?$')
+        and j.database = current_database()
         and not (j.jobname = any(names) and j.username = current_user);
 
     for i in 1 .. array_length(names, 1) loop
@@ -86,7 +90,7 @@ comment on function qr_refresh.schedule(text, integer) is
 schedule: five cron fields (in cron.timezone, by default GMT); from pg_cron 1.5 on ''N seconds''; or ''live'', which calls qr_refresh.live() each '
 'minute. workers: for live mode with thousands of instances, how many jobs share them, 1 to 32: refresh-qr-codes, refresh-qr-codes-2 and so on. '
 'Live mode also has the job refresh-qr-codes-slow. '
-'refresh-qr-codes-prune calls qr_refresh.prune_history() once a day. Jobs of a former schedule are removed.
+'refresh-qr-codes-prune calls qr_refresh.prune_history() once a day. Jobs of a former schedule are removed, those of other databases stay.
 Returns the number of the job refresh-qr-codes. The jobs run as the calling role.
 Errors: QR002 pg_cron is missing or lives in another database (the hint says what to run and where); '
 'QR004 workers makes no sense, or pg_cron refuses the schedule.

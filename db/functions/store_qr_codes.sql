@@ -91,14 +91,14 @@ begin
     exception when others then
         stored := '{}';
     end;
-    select array_agg(coalesce(s.outcome, u.outcome) order by n.position) into outcomes
-    from generate_subscripts(instance_names, 1) as n (position)
-    left join (
-        select r.position, 'stored' as outcome from unnest(stored) as r (position)
-    ) as s on n.position = s.position
-    left join (
-        select r.position, 'unchanged' as outcome from unnest(unchanged) as r (position)
-    ) as u on n.position = u.position;
+    select array_agg(
+        case
+            when n.position = any(stored) then 'stored'
+            when n.position = any(unchanged) then 'unchanged'
+        end
+        order by n.position
+    ) into outcomes
+    from generate_subscripts(instance_names, 1) as n (position);
 
     -- What is left, row by row: one that a trigger or a CHECK refuses costs only itself.
     for i in 1 .. coalesce(array_length(instance_names, 1), 0) loop

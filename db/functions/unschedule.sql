@@ -1,4 +1,4 @@
--- qr_refresh.unschedule(): removes the pg_cron job that runs refresh_qr_codes().
+-- qr_refresh.unschedule(): removes the pg_cron jobs that qr_refresh.schedule() creates.
 create or replace function qr_refresh.unschedule()
 returns boolean
 language plpgsql volatile parallel unsafe security invoker
@@ -6,13 +6,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     -- Its own, those of live mode, and nothing else.
-    job_names constant text := '^refresh-qr-codes(-slow|-prune|-[0-9]+)?$';
+    job_names constant text := '^refresh-qr-codes(-slow|-prune|-[0-9]+)?(@|$)';
 begin
     perform qr_refresh.check_pg_cron(format(
         'SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname ~ %L AND database = %L;',
         job_names, current_database()
     ));
-    perform cron.unschedule(j.jobid) from cron.job as j where j.jobname ~ job_names;
+    perform cron.unschedule(j.jobid)
+    from cron.job as j
+    where j.jobname ~ job_names and j.database = current_database();
     return found;
 end
 $$;
@@ -21,7 +23,7 @@ alter function qr_refresh.unschedule() owner to qr_refresh_owner;
 revoke all on function qr_refresh.unschedule() from public;
 
 comment on function qr_refresh.unschedule() is
-'Removes all pg_cron jobs that qr_refresh.schedule() creates. Can be repeated.
+'Removes all pg_cron jobs of this database that qr_refresh.schedule() creates. Can be repeated.
 Returns true when there was one.
 Errors: QR002 pg_cron is missing or lives in another database (the hint says what to run and where).
 Privileges: EXECUTE for nobody but the owner and superusers; the caller needs USAGE on schema cron.';

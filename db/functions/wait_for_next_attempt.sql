@@ -16,8 +16,8 @@ as $$
         when outcome in ('stored', 'unchanged')
             then case
                 -- Just before the next QR code can come, to know that the present one is still there.
-                when changed_ago < interval '44.9 seconds'
-                    then interval '44.9 seconds' - changed_ago
+                when changed_ago < interval '44.7 seconds'
+                    then interval '44.7 seconds' - changed_ago
                 -- It is gone when it is that old for sure, so that is the last moment to wait for.
                 when first_seen_ago < interval '45 seconds'
                     then least(poll_interval, interval '45.1 seconds' - first_seen_ago)

@@ -40,6 +40,16 @@ comment on column qr_refresh.settings.connected_status is
 'NULL (the default): the application does that itself. Needs: '
 'GRANT UPDATE (instance_status) ON evolution_instances TO qr_refresh_owner;';
 
+comment on column qr_refresh.settings.request_timeout is
+'Longest time for asking one instance, name resolution included. At most 1.5 s in the fast lane of live mode.';
+comment on column qr_refresh.settings.run_timeout is
+'Longest time for all HTTP calls of one run; what is not reached comes first in the next. '
+'At most 4 s in the fast lane of live mode.';
+comment on column qr_refresh.settings.max_concurrency is
+'Most HTTP calls at a time to one Evolution server, of one run (1 to 256). 1 is one after the other.';
+comment on column qr_refresh.settings.history_retention is
+'Rows of qr_refresh.runs older than this are deleted, and pg_cron''s of our jobs.';
+
 -- Where one Evolution server does not carry all instances. An instance names its server, never a
 -- URL: who may write a row of the application's table must not choose where tokens are sent.
 create table if not exists qr_refresh.evolution_servers (

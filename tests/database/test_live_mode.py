@@ -89,7 +89,7 @@ def test_an_unchanged_qr_leaves_the_row_and_the_write_ahead_log_alone(job: Job) 
     before, stamps = job.value(version), [job.row(name).last_qr_update for name in names]
     # Else reading the table would tidy it up.
     job.connection.execute("vacuum evolution_instances")
-    job.let_time_pass(10)
+    job.let_time_pass(12)
     plan = job.value(
         "explain (analyze, wal, format json) select qr_refresh.refresh_due('fast', 1, 1)"
     )
@@ -107,9 +107,55 @@ def test_a_stored_qr_that_somebody_has_cleared_comes_back_although_it_is_unchang
     tick(job)
     stored = job.row("shop").qr_code
     job.connection.execute("update evolution_instances set qr_code = null")
-    job.let_time_pass(10)
+    job.let_time_pass(1)
     assert tick(job) == ["shop"]
     assert job.row("shop").qr_code == stored
+
+
+def test_a_qr_that_is_cleared_again_and_again_is_asked_for_once_a_second_at_most(job: Job) -> None:
+    job.connection.execute(
+        "create function clear() returns trigger language plpgsql as"
+        " $$ begin new.qr_code := null; return new; end $$;"
+        "create trigger clear before update on evolution_instances"
+        " for each row execute function clear()"
+    )
+    job.add("shop")
+    assert tick(job) == ["shop"]
+    assert tick(job) == []
+    job.let_time_pass(1)
+    assert tick(job) == ["shop"]
+
+
+def test_a_row_without_a_name_costs_nobody_else_anything(job: Job) -> None:
+    job.connection.execute("alter table evolution_instances alter instance_name drop not null")
+    job.connection.execute(
+        "insert into evolution_instances (instance_token, instance_status)"
+        " values ('a-token', 'connecting')"
+    )
+    job.add("shop")
+    assert tick(job) == ["shop"]
+    assert tick(job) == []
+    assert [result["instance_name"] for result in job.run()["results"]] == ["shop"]
+
+
+def test_a_transaction_that_is_left_open_stops_the_recording_of_nobody_else(
+    job: Job, connect: Callable[[], Connection], simulator: Simulator
+) -> None:
+    for name in ("held", "shop", "other"):
+        job.add(name)
+    holder = connect()
+    holder.execute("begin")
+    holder.execute("select refresh_qr_codes('held')")
+    asked = simulator.total_requests
+    for _ in range(5):
+        tick(job)
+    # The fast lane asks a new instance for its state and for its code.
+    assert simulator.total_requests == asked + 4
+    assert job.row("shop").qr_code is not None
+    known = "select array_agg(instance_name order by 1) from qr_refresh.instance_state"
+    assert job.value(known) == ["other", "shop"]
+    holder.execute("rollback")
+    assert tick(job) == ["held"]
 
 
 def test_an_idle_tick_writes_nothing_logs_nothing_and_loads_nothing(
@@ -379,14 +425,14 @@ def test_an_instance_that_answers_again_comes_back_to_the_fast_lane(job: Job) ->
     instance = job.add("shop")
     instance.answer_with = error_answer(502, "Bad Gateway", "no upstream")
     assert tick(job) == ["shop"]
-    job.let_time_pass(10)
+    job.let_time_pass(12)
     assert tick(job) == []
     assert tick(job, "slow") == ["shop"]
     instance.answer_with = None
-    job.let_time_pass(10)
+    job.let_time_pass(12)
     assert tick(job, "slow") == ["shop"]
     assert job.row("shop").qr_code is not None
-    job.let_time_pass(10)
+    job.let_time_pass(12)
     assert tick(job, "slow") == []
     assert tick(job) == ["shop"]
 

@@ -259,7 +259,7 @@ def test_health_sees_jobs_of_every_role_and_so_does_a_monitor(cron: Job) -> None
     assert seen == [("refresh-qr-codes: */2 * * * *", True)]
 
 
-SEED_QUERIES = """
+EDGE_FUNCTION_QUERIES = """
 SELECT jobid, jobname, schedule, active
 FROM cron.job
 WHERE jobname = 'refresh-qr-codes';
@@ -284,7 +284,9 @@ def test_the_queries_of_the_edge_functions_documentation_find_the_job(cron: Job)
         " end_time) values (%s, -1, 'succeeded', '1 row', now(), now())",
         (number,),
     )
-    job, history = (cron.connection.execute(q.encode()) for q in SEED_QUERIES.split(";")[:2])
+    job, history = (
+        cron.connection.execute(q.encode()) for q in EDGE_FUNCTION_QUERIES.split(";")[:2]
+    )
     assert job.fetchall() == [(number, "refresh-qr-codes", "* * * * *", True)]
     assert [row[2:4] for row in history.fetchall()] == [("succeeded", "1 row")]
 
@@ -299,19 +301,39 @@ def refusal(connection: Connection, call: str) -> tuple[str, str]:
 
 def test_from_another_database_the_error_says_what_to_run_and_where(cron: Job, job: Job) -> None:
     here = job.connection.info.dbname
+    all_jobs = "select jobname, schedule, command, database from cron.job order by jobname"
     message, hint = refusal(job.connection, "select qr_refresh.schedule()")
     assert message == "pg_cron lives in database 'postgres', not in this one"
     cron.connection.execute(hint.removeprefix("Run there: ").encode())
-    assert jobs(cron) == [(*OURS[:4], here)]
+    name = f"refresh-qr-codes@{here}"
+    assert cron.connection.execute(all_jobs.encode()).fetchall() == [
+        (name, "* * * * *", "SELECT refresh_qr_codes()", here)
+    ]
     message, hint = refusal(job.connection, "select qr_refresh.schedule('live')")
     cron.connection.execute(hint.removeprefix("Run there: ").encode())
-    assert [(row[0], row[4]) for row in jobs(cron)] == [
-        ("refresh-qr-codes", here),
-        ("refresh-qr-codes-slow", here),
+    assert cron.connection.execute(all_jobs.encode()).fetchall() == [
+        (name, "* * * * *", "CALL qr_refresh.live('fast', 1, 1)", here),
+        (f"refresh-qr-codes-slow@{here}", "* * * * *", "CALL qr_refresh.live('slow')", here),
     ]
     message, hint = refusal(job.connection, "select qr_refresh.unschedule()")
     cron.connection.execute(hint.removeprefix("Run there: ").encode())
-    assert jobs(cron) == []
+    assert cron.connection.execute(all_jobs.encode()).fetchall() == []
+
+
+def test_the_jobs_of_two_databases_do_not_touch_each_other(cron: Job, job: Job) -> None:
+    here = job.connection.info.dbname
+    _, hint = refusal(job.connection, "select qr_refresh.schedule('live')")
+    cron.connection.execute(hint.removeprefix("Run there: ").encode())
+    of_this_database = "select array_agg(jobname order by 1) from cron.job where database = %s"
+    before = cron.value(of_this_database, here)
+    cron.connection.execute("select qr_refresh.schedule('live', workers => 2)")
+    assert len(cron.value(of_this_database, "postgres")) == 4
+    assert cron.value(of_this_database, here) == before
+    cron.connection.execute("select qr_refresh.unschedule()")
+    assert cron.value(of_this_database, here) == before
+    _, hint = refusal(job.connection, "select qr_refresh.unschedule()")
+    cron.connection.execute(hint.removeprefix("Run there: ").encode())
+    assert cron.value(of_this_database, here) is None
 
 
 def test_without_pg_cron_the_error_names_the_package_and_the_settings() -> None:
@@ -351,7 +373,9 @@ def test_a_role_with_no_other_privilege_can_be_the_one_that_pg_cron_runs_the_job
         assert cron.value(ran_as) == ["qr_refresher"]
         # What the other jobs of schedule() call.
         cron.connection.execute("set session authorization qr_refresher")
-        assert cron.value("select qr_refresh.live_tick('slow', 1, 1, null) ->> 'success'") == "true"
+        assert (
+            cron.value("select qr_refresh.live_tick('slow', 1, 1, null) ->> 'failed_ticks'") == "0"
+        )
         assert cron.value("select qr_refresh.prune_history()") == 0
     finally:
         cron.connection.execute("reset session authorization")

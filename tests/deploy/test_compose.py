@@ -196,8 +196,12 @@ def test_one_command_gives_a_server_with_the_job_scheduled_that_outlives_a_resta
     project.variables["EVOLUTION_API_BASE_URL"] = "http://127.0.0.1:1"
     project.up()
     with project.connect() as connection:
-        jobs = connection.execute("select jobname, active from cron.job order by jobid").fetchall()
-        assert jobs == [("refresh-qr-codes", True), ("refresh-qr-codes-slow", True)]
+        jobs = connection.execute("select jobname, active from cron.job order by 1").fetchall()
+        assert jobs == [
+            ("refresh-qr-codes", True),
+            ("refresh-qr-codes-prune", True),
+            ("refresh-qr-codes-slow", True),
+        ]
         url = connection.execute(
             "select base_url, source from qr_refresh.evolution_api_base_url()"
         ).fetchall()
@@ -219,7 +223,8 @@ def test_one_command_gives_a_server_with_the_job_scheduled_that_outlives_a_resta
     assert project.containers()["postgres"]["Id"] != before["Id"]
     with project.connect() as connection:
         assert value(connection, "select qr_code from evolution_instances") == "a code"
-        assert value(connection, "select schedule from cron.job") == "7 7 * * *"
+        schedule = "select schedule from cron.job where jobname = 'refresh-qr-codes'"
+        assert value(connection, schedule) == "7 7 * * *"
         assert value(connection, "select to_regprocedure('qr_refresh.unschedule()') is not null")
 
 
