@@ -39,16 +39,17 @@ begin
     -- tried again for a moment.
     begin
         loop
+            -- Without the pictures, which would be sorted along.
             with fetched as (
                 select f.*
-                from unnest(instance_names, instance_tokens, qr_codes)
-                    with ordinality as f (instance_name, instance_token, qr_code, position)
+                from unnest(instance_names, instance_tokens)
+                    with ordinality as f (instance_name, instance_token, position)
                 where not exists (
                     select from unnest(stored || unchanged) as s (position)
                     where s.position = f.position
                 )
             ), free as (
-                select f.position, f.qr_code, e.instance_name, e.instance_token
+                select f.position, e.instance_name, e.instance_token
                 from fetched as f
                 inner join public.evolution_instances as e
                     on
@@ -60,7 +61,7 @@ begin
                 for no key update of e skip locked
             ), written as (
                 update public.evolution_instances as e
-                set qr_code = f.qr_code, last_qr_update = written_at
+                set qr_code = qr_codes[f.position::integer], last_qr_update = written_at
                 from free as f
                 where
                     f.instance_name = e.instance_name
