@@ -13,7 +13,7 @@ set -euo pipefail
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
     if [ -z "${POSTGRES_PASSWORD:-}" ]; then
         echo "POSTGRES_PASSWORD is not set: the first start needs a password for the superuser postgres." >&2
-        echo "Example: docker run -e POSTGRES_PASSWORD=... refresh-qr-codes-postgres" >&2
+        echo "Example: docker run -e POSTGRES_PASSWORD=... refresh-qr-codes" >&2
         exit 1
     fi
 

@@ -91,7 +91,7 @@ def connect(database: str) -> Iterator[Callable[[], Connection]]:
 def simulator(server: Server) -> Iterator[Simulator]:
     """An Evolution API that the database server reaches."""
     with running_simulator(server.listen_host) as running:
-        running.base_url = running.base_url.replace(server.listen_host, server.reachable_host)
+        running.base_url = server.as_reached(running.base_url)
         yield running
 
 

@@ -63,7 +63,7 @@ def run_demo(server: Server) -> None:
         psycopg.connect(server.dsn(), autocommit=True) as connection,
     ):
         add_instances(connection, simulator)
-        base_url = simulator.base_url.replace(server.listen_host, server.reachable_host)
+        base_url = server.as_reached(simulator.base_url)
         connection.execute(
             "update qr_refresh.settings set evolution_api_base_url = %s, request_timeout = %s",
             (base_url, REQUEST_TIMEOUT),

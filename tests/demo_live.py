@@ -86,7 +86,7 @@ def run_demo(server: Server) -> None:
         live_page(create_page_role(server.dsn())) as address,
     ):
         add_instances(connection, simulator)
-        base_url = simulator.base_url.replace(server.listen_host, server.reachable_host)
+        base_url = server.as_reached(simulator.base_url)
         connection.execute(
             "update qr_refresh.settings set evolution_api_base_url = %s", (base_url,)
         )

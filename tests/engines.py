@@ -110,6 +110,10 @@ class Server(ABC):
         """Return the postgresql:// URL of a database on this server."""
         return self._url(dbname, {})
 
+    def as_reached(self, url: str) -> str:
+        """Return the URL of a service on `listen_host` as this server has to call it."""
+        return url.replace(self.listen_host, self.reachable_host)
+
     @abstractmethod
     def log_text(self) -> str:
         """Return the server's whole log so far."""
@@ -420,7 +424,7 @@ def _docker_server(
     command = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     for attempt in range(1, START_ATTEMPTS + 1):
         name = f"{IMAGE}-{secrets.token_hex(6)}"
-        port = _free_port()
+        port = free_port()
         container = DockerContainer(
             IMAGE, name=name, extra_hosts={"host.docker.internal": "host-gateway"}
         )
@@ -589,7 +593,7 @@ def _local_server(settings: Mapping[str, str], environment: Mapping[str, str]) -
                 _environment_line(name, value) for name, value in environment.items()
             )
             variables.flush()
-            process = _pg_virtualenv(version, _free_port(), settings, variables.name, output)
+            process = _pg_virtualenv(version, free_port(), settings, variables.name, output)
             try:
                 ready = _wait_for_ready_line(process, output)
                 if ready is None:
@@ -766,9 +770,9 @@ def _own_address_towards(host: str, port: int) -> str:
         return "127.0.0.1"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a TCP port on which nothing listens at this moment."""
+    with socket.create_server((host, 0)) as probe:
         return int(probe.getsockname()[1])
 
 

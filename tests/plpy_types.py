@@ -53,9 +53,6 @@ class spiexceptions:  # noqa: N801 - the real one is a module
     class QueryCanceled(SPIError):  # noqa: D106
         sqlstate = "57014"
 
-    class UndefinedColumn(SPIError):  # noqa: D106
-        sqlstate = "42703"
-
     class UndefinedTable(SPIError):  # noqa: D106
         sqlstate = "42P01"
 

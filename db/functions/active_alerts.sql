@@ -10,9 +10,6 @@ set debug_print_plan = off
 as $$
 #variable_conflict use_column
 declare
-    -- What an attempt ends with that got no answer of Evolution API.
-    no_answer constant text [] := '{connection refused,connection closed,host not found,TLS error,'
-        'TLS certificate is not trusted,CA file cannot be read}';
     alert_after constant interval := (select s.alert_after from qr_refresh.settings as s);
     late_since constant timestamptz := clock_timestamp() - alert_after;
     sees_jobs constant boolean := exists (select from pg_extension where extname = 'pg_cron')
@@ -48,7 +45,7 @@ begin
     from qr_refresh.connecting_instances() as c
     where c.last_attempt_at > late_since
     group by c.evolution_server
-    having bool_and(c.last_outcome = 'timeout' or coalesce(c.last_error = any(no_answer), false));
+    having bool_and(c.last_outcome = 'timeout' or qr_refresh.is_no_answer(c.last_error));
 
     if sees_jobs then
         return query

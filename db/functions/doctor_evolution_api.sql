@@ -8,9 +8,6 @@ as $$
 declare
     settings constant qr_refresh.settings := (select s from qr_refresh.settings as s);
     set_url constant text := 'UPDATE qr_refresh.settings SET evolution_api_base_url = ''https://...'';';
-    -- What an attempt ends with that got no answer of Evolution API.
-    no_answer constant text [] := '{connection refused,connection closed,host not found,TLS error,'
-        'TLS certificate is not trusted,CA file cannot be read}';
 begin
     return query
     select
@@ -69,7 +66,8 @@ begin
         select
             a.*,
             a.outcome in ('timeout', 'not_attempted')
-            or coalesce(a.error = any(no_answer) or a.error ~ '^5\d\d', false) as is_silent
+            or qr_refresh.is_no_answer(a.error)
+            or coalesce(a.error ~ '^5\d\d', false) as is_silent
         from asked as a
     )
     select

@@ -37,6 +37,10 @@ begin
         ('select', 'instance_name'), ('select', 'instance_token'), ('select', 'instance_status'),
         ('select', 'qr_code'), ('select', 'last_qr_update'), ('select', 'evolution_server'),
         ('update', 'qr_code'), ('update', 'last_qr_update')
+        union all
+        select 'update', 'instance_status'
+        from qr_refresh.settings as s
+        where s.connected_status is not null
     ) as p (privilege, name)
     inner join pg_attribute as a
         on a.attrelid = relation and p.name = a.attname and not a.attisdropped

@@ -14,7 +14,7 @@ from tests.simulator.hostile import HostileServer, running_hostile_server
 @pytest.fixture
 def hostile_server(server: Server) -> Iterator[HostileServer]:
     with running_hostile_server(server.listen_host) as running:
-        running.base_url = running.base_url.replace(server.listen_host, server.reachable_host)
+        running.base_url = server.as_reached(running.base_url)
         yield running
 
 
@@ -22,7 +22,7 @@ def hostile_server(server: Server) -> Iterator[HostileServer]:
 def stalled_tls_server(server: Server) -> Iterator[HostileServer]:
     """Accepts connections and never begins the TLS handshake."""
     with running_hostile_server(server.listen_host, never_handshake=True) as running:
-        running.base_url = running.base_url.replace(server.listen_host, server.reachable_host)
+        running.base_url = server.as_reached(running.base_url)
         yield running
 
 

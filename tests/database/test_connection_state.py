@@ -74,7 +74,7 @@ def routes(simulator: Simulator, name: str) -> list[str]:
 @pytest.fixture
 def second_simulator(server: Server) -> Iterator[Simulator]:
     with running_simulator(server.listen_host) as running:
-        running.base_url = running.base_url.replace(server.listen_host, server.reachable_host)
+        running.base_url = server.as_reached(running.base_url)
         yield running
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.engines import Server, start_postgres
+from tests.engines import Server, free_port, start_postgres
 from tests.job import Connection, Job, install
 from tests.simulator import Simulator, Trouble, running_simulator
 
@@ -40,7 +39,7 @@ def well_url(
     """A database in which all is well but for pg_cron elsewhere, and the Evolution API it asks."""
     url = create_database(f"template {template}")
     with running_simulator(server.listen_host) as simulator:
-        simulator.base_url = simulator.base_url.replace(server.listen_host, server.reachable_host)
+        simulator.base_url = server.as_reached(simulator.base_url)
         with psycopg.connect(url, autocommit=True) as connection:
             for role in ("anon", "authenticated"):
                 connection.execute(
@@ -135,6 +134,12 @@ BREAKS: list[tuple[str, str, bool | None, str]] = [
     ("role qr_refresh_owner", "alter role qr_refresh_owner login", False, "can log in"),
     ("role qr_refresh_owner", "alter role qr_refresh_owner superuser", False, "superuser"),
     ("role qr_refresh_owner", "alter role qr_refresh_owner nobypassrls", False, "row level"),
+    (
+        "grants of qr_refresh_owner",
+        "update qr_refresh.settings set connected_status = 'connected'",
+        False,
+        "missing: update (instance_status)",
+    ),
     (
         "grants of qr_refresh_owner",
         "revoke update (qr_code) on evolution_instances from qr_refresh_owner",
@@ -237,8 +242,7 @@ def test_a_malformed_environment_variable_is_named_as_the_source(patient: Job) -
 
 
 def test_a_server_that_refuses_is_not_reachable(patient: Job, server: Server) -> None:
-    with socket.create_server((server.listen_host, 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port(server.listen_host)
     patient.set(evolution_api_base_url=f"http://{server.reachable_host}:{port}")
     found = findings(patient.connection)["Evolution API answers"]
     assert found["ok"] is False
@@ -258,8 +262,7 @@ def test_an_instance_that_hangs_does_not_make_its_server_unreachable(patient: Jo
 
 
 def test_a_second_evolution_server_is_asked_too(patient: Job, server: Server) -> None:
-    with socket.create_server((server.listen_host, 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port(server.listen_host)
     patient.connection.execute(
         "insert into qr_refresh.evolution_servers values ('north', %s)",
         (f"http://{server.reachable_host}:{port}",),

@@ -122,9 +122,7 @@ def test_a_server_that_speaks_another_language_changes_no_report_and_no_error(
         running_simulator(french_server.listen_host) as simulator,
         psycopg.connect(url, autocommit=True) as second,
     ):
-        simulator.base_url = simulator.base_url.replace(
-            french_server.listen_host, french_server.reachable_host
-        )
+        simulator.base_url = french_server.as_reached(simulator.base_url)
         with job_in(url, simulator) as job:
             job.connection.execute(
                 "alter table evolution_instances add check (instance_name <> 'refusé'"

@@ -13,11 +13,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.certificates import new_certificate
 from tests.database.backend import (
     RELEASED_RESOLVER,
     SLOW_RESOLVER,
     file_on_server,
-    new_certificate,
     run_python,
 )
 from tests.engines import Server, start_postgres
@@ -49,7 +49,7 @@ def test_no_redirect_is_followed(
     hostile_job: Job, hostile_server: HostileServer, server: Server, status: int
 ) -> None:
     with running_hostile_server(server.listen_host) as other:
-        elsewhere = other.base_url.replace(server.listen_host, server.reachable_host)
+        elsewhere = server.as_reached(other.base_url)
         for name, url in {"away": elsewhere, "home": hostile_server.base_url}.items():
             target = f"{url}/instance/connect/target"
             hostile_server.behave(name, hostile.redirect(status, target))
@@ -68,7 +68,7 @@ def misleading_server(server: Server, proxy: HostileServer, certificate: str) ->
     """A server with a job, in whose environment everything that requests reads is set."""
     if server.engine == "url":
         pytest.skip("the server of DATABASE_URL cannot get another environment")
-    url = proxy.base_url.replace(server.listen_host, server.reachable_host)
+    url = server.as_reached(proxy.base_url)
     ca_file, netrc, key_log = (f"/tmp/refresh-qr-codes-{secrets.token_hex(8)}" for _ in range(3))
     proxies = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     bundles = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -112,13 +112,13 @@ def test_proxies_netrc_ca_files_and_key_logs_of_the_environment_do_not_matter(
         job = Job(connection, simulator)
         job.add_row("shop", "a-secret")
 
-        job.set(evolution_api_base_url=plain.base_url.replace(server.listen_host, host))
+        job.set(evolution_api_base_url=server.as_reached(plain.base_url))
         assert job.run()["refreshed"] == 1
         (request,) = plain.requests
         assert request.headers["apikey"] == "a-secret"
         assert "authorization" not in request.headers
 
-        job.set(evolution_api_base_url=tls.base_url.replace(server.listen_host, host))
+        job.set(evolution_api_base_url=server.as_reached(tls.base_url))
         error = job.result("shop")["error"]
         assert error == "Failed to fetch QR for shop: TLS certificate is not trusted"
         assert tls.requests == []
@@ -134,7 +134,7 @@ def test_proxies_netrc_ca_files_and_key_logs_of_the_environment_do_not_matter(
         (misled,) = proxy.requests
         assert "authorization" in misled.headers
         ask = "import os; os.environ['no_proxy'] = '*'\n" + ask
-        url = tls.base_url.replace(server.listen_host, host)
+        url = server.as_reached(tls.base_url)
         assert run_python(connection, ask.format(url)) == "200"
         assert logged_keys(connection) > 0
         run_python(connection, "import os; os.unlink(os.environ['SSLKEYLOGFILE'])")

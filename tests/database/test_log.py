@@ -20,7 +20,7 @@ def add_one_of_each(job: Job) -> None:
     job.add("slow").answer_with = Trouble.HANG
 
 
-def test_a_run_logs_the_seeds_lines(job: Job, server: Server) -> None:
+def test_a_run_logs_the_lines_of_the_edge_function(job: Job, server: Server) -> None:
     add_one_of_each(job)
     job.run()
     assert log_lines(server, job) == [

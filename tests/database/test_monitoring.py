@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import pytest
 from psycopg.rows import dict_row
 
-from tests.engines import Server
+from tests.engines import Server, free_port
 from tests.job import Job, install
 from tests.simulator import Trouble
 
@@ -194,8 +193,7 @@ def test_a_hanging_server_is_seen_by_a_real_run(job: Job) -> None:
 
 
 def test_a_server_that_refuses_is_seen_by_a_real_run(job: Job, server: Server) -> None:
-    with socket.create_server((server.listen_host, 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port(server.listen_host)
     job.set(evolution_api_base_url=f"http://{server.reachable_host}:{port}")
     job.add("shop")
     job.run()

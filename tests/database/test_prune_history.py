@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 
 from tests.engines import Server
-from tests.job import Connection, Job, install
+from tests.job import DB, Connection, Job, install
 
 LEFT = "select array_agg(runid order by runid) from cron.job_run_details"
 
@@ -126,3 +127,11 @@ def test_from_another_database_the_hint_is_what_to_run_where_pg_cron_lives(
     hint = raised.value.diag.message_hint or ""
     cron.execute(hint.removeprefix("Run there: ").encode())
     assert left(cron) == [2]
+
+
+def test_removal_and_pruning_mean_the_same_jobs() -> None:
+    deploy = (DB / "deploy.py").read_text(encoding="utf-8")
+    prune_history = (DB / "functions" / "prune_history.sql").read_text(encoding="utf-8")
+    (removed,) = re.findall(r'^OUR_COMMANDS = "(.*)"$', deploy, re.MULTILINE)
+    (pruned,) = re.findall(r"our_commands constant text := '(.*)';", prune_history)
+    assert removed == pruned

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Callable
 
 import psycopg
 import pytest
 
-from tests.engines import Server
+from tests.engines import Server, free_port
 from tests.job import Connection, Job, read_qr, wait_until
 from tests.simulator import (
     Answer,
@@ -157,8 +156,7 @@ def test_an_unknown_instance_is_404_whatever_its_token(job: Job) -> None:
 
 
 def test_a_refused_connection_is_reported_without_the_host(job: Job, server: Server) -> None:
-    with socket.create_server((server.listen_host, 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port(server.listen_host)
     job.set(evolution_api_base_url=f"http://{server.reachable_host}:{port}")
     job.add("shop")
     assert job.result("shop") == failure("Failed to fetch QR for shop: connection refused")
@@ -380,7 +378,9 @@ def test_settings_without_a_usable_url_stop_the_run(job: Job) -> None:
     assert job.simulator.total_requests == 0
 
 
-def test_a_table_that_cannot_be_read_stops_the_run_with_the_seeds_error(job: Job) -> None:
+def test_a_table_that_cannot_be_read_stops_the_run_with_the_edge_functions_error(
+    job: Job,
+) -> None:
     job.connection.execute("revoke select on evolution_instances from qr_refresh_owner")
     job.connection.execute(
         "revoke select (instance_name) on evolution_instances from qr_refresh_owner"

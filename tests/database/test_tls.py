@@ -10,7 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.database.backend import file_on_server, new_certificate, run_python
+from tests.certificates import new_certificate
+from tests.database.backend import file_on_server, run_python
 from tests.engines import Server, start_postgres
 from tests.job import Job, install, read_qr
 from tests.simulator import Simulator, hostile
@@ -27,7 +28,7 @@ def certificate(server: Server, tmp_path: Path, tls_server: HostileServer) -> st
 def tls_server(server: Server, tmp_path: Path) -> Iterator[HostileServer]:
     _, context = new_certificate(tmp_path, server.reachable_host)
     with running_hostile_server(server.listen_host, ssl_context=context) as running:
-        running.base_url = running.base_url.replace(server.listen_host, server.reachable_host)
+        running.base_url = server.as_reached(running.base_url)
         yield running
 
 
@@ -94,7 +95,7 @@ def test_a_trusted_certificate_for_another_host_is_refused(
         running_hostile_server(server.listen_host, ssl_context=context) as running,
         file_on_server(server, certificate) as path,
     ):
-        url = running.base_url.replace(server.listen_host, server.reachable_host)
+        url = server.as_reached(running.base_url)
         job.set(evolution_api_base_url=url, ca_file=path)
         job.add_row("shop")
         assert job.result("shop") == REFUSED
@@ -160,7 +161,7 @@ def test_a_certificate_signed_by_a_ca_of_the_system_is_trusted_without_a_setting
         tls = stack.enter_context(running_hostile_server(own.listen_host, ssl_context=context))
         connection = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
         job = Job(connection, simulator)
-        job.set(evolution_api_base_url=tls.base_url.replace(own.listen_host, own.reachable_host))
+        job.set(evolution_api_base_url=own.as_reached(tls.base_url))
         job.add_row("shop")
         assert job.result("shop") == REFUSED
         with file_on_server(own, authority, "/usr/local/share/ca-certificates/authority.crt"):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.deploy.installation import dump_lines
 from tests.engines import Server
 
 
@@ -16,8 +17,7 @@ def schema_of(server: Server) -> Callable[[str], str]:
     def dump(url: str) -> str:
         code, output = server.run_client(["pg_dump"], dbname=url.rsplit("/", 1)[1])
         assert code == 0, output[-500:]
-        # psql's \\restrict has another random key in each dump.
-        return "\n".join(line for line in output.splitlines() if not line.startswith("\\"))
+        return "\n".join(dump_lines(output))
 
     return dump
 

@@ -55,6 +55,11 @@ def run_sql_file(url: str, path: Path) -> None:
         connection.execute(path.read_bytes())
 
 
+def dump_lines(output: str) -> list[str]:
+    """What pg_dump printed, without the random key of psql's \\restrict, which each dump has."""
+    return [line for line in output.splitlines() if not line.startswith("\\")]
+
+
 def value(url: str, query: str) -> object:
     with psycopg.connect(url) as connection:
         row = connection.execute(query.encode()).fetchone()

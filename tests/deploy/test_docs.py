@@ -11,7 +11,7 @@ from textwrap import dedent
 import psycopg
 import pytest
 
-from tests.deploy.installation import make
+from tests.deploy.installation import OURS, make, value
 from tests.engines import Server, start_postgres
 from tests.job import Job, install
 from tests.simulator import Simulator, running_simulator
@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "README.fr.md", "docs/setup.md", "docs/operations.md")
 # sh and sql are run, ini configures the server; the other kinds are only to be read.
 KINDS = {"sh", "sql", "ini", "text", "dockerfile", ""}
+LINKING = (*DOCUMENTS, "SECURITY.md", "CHANGELOG.md", "examples/live_page/README.md")
 URL = "postgresql://postgres:secret@127.0.0.1:5432/postgres"
 
 
@@ -37,6 +38,10 @@ def configuration(document: str) -> dict[str, str]:
     return dict(pairs)
 
 
+def shell_lines(document: str) -> list[str]:
+    return [line for kind, body in blocks(document) if kind == "sh" for line in body.splitlines()]
+
+
 def run_command(line: str, server: Server) -> None:
     """Run a line of a sh block."""
     url = server.dsn()
@@ -51,28 +56,26 @@ def run_command(line: str, server: Server) -> None:
         code, output = server.run_client(arguments, (ROOT / path).read_text(encoding="utf-8"))
         assert code == 0, output
     else:
+        # test_apt_could_install_what_the_document_says tries these.
         assert line.startswith("apt install "), f"do not know how to run: {line}"
-        names = line.removeprefix("apt install ").split()
-        simulate_installation([name.replace("N", local_major()) for name in names])
 
 
-def local_major() -> str:
-    servers = sorted(Path("/usr/lib/postgresql").glob("[0-9]*"))
-    return servers[-1].name if servers else "N"
-
-
-def simulate_installation(packages: list[str]) -> None:
-    """Ask apt whether it could install these, where apt knows any packages at all."""
+@pytest.mark.parametrize("document", ["README.md", "README.fr.md", "docs/setup.md"])
+def test_apt_could_install_what_the_document_says(document: str) -> None:
     apt = shutil.which("apt-get")
-    if apt is None or local_major() == "N":
-        return
-    lists = [p for p in Path("/var/lib/apt/lists").glob("*Packages*") if p.stat().st_size]
-    if not lists:
-        return
-    result = subprocess.run(
-        [apt, "install", "--simulate", *packages], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
+    majors = sorted(Path("/usr/lib/postgresql").glob("[0-9]*"))
+    if apt is None or not majors:
+        pytest.skip("this machine has no apt, or no PostgreSQL of Debian's")
+    if not any(p.stat().st_size for p in Path("/var/lib/apt/lists").glob("*Packages*")):
+        pytest.skip("apt knows no packages here: apt-get update")
+    commands = [line for line in shell_lines(document) if line.startswith("apt install ")]
+    assert commands
+    for command in commands:
+        packages = command.removeprefix("apt install ").replace("-N", f"-{majors[-1].name}").split()
+        result = subprocess.run(
+            [apt, "install", "--simulate", *packages], capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
 
 
 def test_every_block_is_of_a_known_kind() -> None:
@@ -84,8 +87,9 @@ def test_every_block_is_of_a_known_kind() -> None:
 def test_what_the_document_says_can_be_run_from_top_to_bottom(document: str) -> None:
     with start_postgres(settings=configuration(document)) as fresh:
         ran = 0
+        last: list[str] = []
         with running_simulator(fresh.listen_host) as simulator:
-            base_url = simulator.base_url.replace(fresh.listen_host, fresh.reachable_host)
+            base_url = fresh.as_reached(simulator.base_url)
             simulator.add_instance("user_abc123", "the token of this instance")
             for kind, body in blocks(document):
                 if kind == "sh":
@@ -93,9 +97,12 @@ def test_what_the_document_says_can_be_run_from_top_to_bottom(document: str) -> 
                         # These make a PostgreSQL of their own; test_make_demo_runs runs the first.
                         if line.split("  #")[0].strip() in ("make demo", "make test"):
                             continue
+                        if line.startswith("make uninstall "):
+                            last.append(line)
+                            continue
                         run_command(line, fresh)
                         ran += 1
-                elif kind == "sql" and "DROP SCHEMA" not in body:  # test_readme.py does that
+                elif kind == "sql":
                     text = body.replace("https://evolution.example.com", base_url)
                     if "show_qr('NAME')" in text:
                         give_a_qr(fresh, simulator)
@@ -109,6 +116,10 @@ def test_what_the_document_says_can_be_run_from_top_to_bottom(document: str) -> 
                 " (select count(*) from qr_refresh.runs)"
             ).fetchone()
         assert row is not None and row[0] == 1 and row[1] >= 1
+        for line in last:
+            run_command(line, fresh)
+        assert (value(fresh.dsn(), OURS) == 1) is bool(last), "only evolution_instances stays"
+        assert bool(last) is (document == "README.md")
 
 
 def give_a_qr(server: Server, simulator: Simulator) -> None:
@@ -141,7 +152,7 @@ def test_make_demo_runs() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for document in DOCUMENTS:
+    for document in LINKING:
         path = ROOT / document
         text = path.read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)]+)\)", text):

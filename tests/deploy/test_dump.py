@@ -13,11 +13,6 @@ from tests.job import Connection, Job, install, read_qr
 from tests.simulator import running_simulator
 
 
-def without_random_key(dump: str) -> list[str]:
-    # psql's \\restrict has another one in each dump.
-    return [line for line in dump.splitlines() if not line.startswith("\\")]
-
-
 def filled(connection: Connection, job: Job) -> None:
     job.set(evolution_api_base_url=job.simulator.base_url, max_concurrency=3)
     job.add("shop")
@@ -64,7 +59,7 @@ def test_a_database_moves_to_another_server_with_its_roles_and_its_schedule() ->
     with start_postgres() as old, running_simulator(old.listen_host) as simulator:
         if old.engine == "url":
             pytest.skip("needs two servers of its own: PG=docker or PG=local runs it")
-        simulator.base_url = simulator.base_url.replace(old.listen_host, old.reachable_host)
+        simulator.base_url = old.as_reached(simulator.base_url)
         install(old.dsn())
         with psycopg.connect(old.dsn(), autocommit=True) as connection:
             connection.execute("create extension pg_cron")

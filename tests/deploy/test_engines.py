@@ -11,6 +11,7 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 
+from tests.deploy.installation import value
 from tests.engines import ROOT, EngineError, Server, start_postgres
 from tests.job import wait_until
 
@@ -29,13 +30,6 @@ def answers(dsn: str) -> bool:
     except psycopg.OperationalError:
         return False
     return True
-
-
-def value(dsn: str, query: str) -> object:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        row = connection.execute(query.encode()).fetchone()
-        assert row is not None
-        return row[0]
 
 
 def test_two_servers_run_side_by_side_and_are_gone_afterwards(engine: str) -> None:

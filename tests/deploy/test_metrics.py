@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 import urllib.error
@@ -18,6 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.engines import free_port
 from tests.job import Job, wait_until
 
 MONITORING = Path(__file__).resolve().parents[2] / "monitoring"
@@ -46,8 +46,7 @@ def monitor(job: Job) -> Iterator[str]:
 def exporter(url: str) -> Iterator[str]:
     """Run Debian's exporter on a free port; yields the URL of its metrics."""
     command = [program("prometheus-postgres-exporter", "prometheus-postgres-exporter")]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command += [f"--web.listen-address=127.0.0.1:{port}"]
     command += [f"--extend.query-path={MONITORING / 'queries.yaml'}"]
     with (

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +16,7 @@ import psycopg
 import pytest
 
 from tests.database.backend import run_python
-from tests.engines import CommandResult, Server, start_postgres
+from tests.engines import CommandResult, Server, free_port, start_postgres
 from tests.job import Connection, Job, install, read_qr, wait_until
 from tests.simulator import Instance, Simulator, Trouble, running_simulator
 
@@ -56,7 +55,7 @@ def connection_to(server: Server) -> Connection:
 @pytest.fixture
 def evolution(breakable: Server) -> Iterator[Simulator]:
     with running_simulator(breakable.listen_host) as running:
-        running.base_url = running.base_url.replace(breakable.listen_host, breakable.reachable_host)
+        running.base_url = breakable.as_reached(running.base_url)
         yield running
 
 
@@ -197,8 +196,7 @@ def test_pg_cron_comes_back_after_a_kill_runs_the_job_and_its_history_tells_both
 
 
 def test_evolution_api_is_down_for_a_while(breakable: Server, connected: Job) -> None:
-    with socket.create_server((breakable.listen_host, 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port(breakable.listen_host)
     connected.set(evolution_api_base_url=f"http://{breakable.reachable_host}:{port}")
     before = connected.connection.execute(ROWS.encode()).fetchall()
     for _ in range(3):
@@ -222,7 +220,7 @@ def test_a_full_disk_for_the_log_costs_the_log_only() -> None:
     with start_postgres() as server, running_simulator(server.listen_host) as evolution:
         if server.engine == "url":
             pytest.skip("changes the server's settings: PG=docker or PG=local runs it")
-        evolution.base_url = evolution.base_url.replace(server.listen_host, server.reachable_host)
+        evolution.base_url = server.as_reached(evolution.base_url)
         install(server.dsn())
         with psycopg.connect(server.dsn(), autocommit=True) as connection:
             # Whatever is written to /dev/full finds the disk full.

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 import requests
 
+from tests.job import wait_until
 from tests.simulator import (
     Answer,
     Clock,
@@ -50,13 +51,6 @@ def get(
 ) -> requests.Response:
     url = f"{simulator.base_url}/instance/{route}/{quote(name, safe='')}"
     return requests.get(url, headers={"apikey": key} if key else {}, timeout=TIMEOUT)
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.005)
 
 
 def raw_get(simulator: Simulator, path: str, key: str) -> bytes:

@@ -28,7 +28,7 @@ def run(error: Exception) -> Any:
     return load("run_cycle", Plpy(answer))(None, False, None, 1, 1)
 
 
-def test_a_database_error_becomes_the_seeds_error() -> None:
+def test_a_database_error_becomes_the_edge_functions_error() -> None:
     report = json.loads(run(spiexceptions.UndefinedTable("token-in-the-message")))
     assert report == {"success": False, "error": "Error fetching instances"}
 
