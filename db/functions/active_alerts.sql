@@ -43,7 +43,10 @@ begin
             string_agg(distinct coalesce(c.last_error, 'timeout'), ', ')
         )
     from qr_refresh.connecting_instances() as c
-    where c.last_attempt_at > late_since
+    where
+        c.last_attempt_at > late_since
+        -- Or is being waited for: after failures that can be for longer.
+        or c.next_attempt_at > clock_timestamp()
     group by c.evolution_server
     having bool_and(c.last_outcome = 'timeout' or qr_refresh.is_no_answer(c.last_error));
 

@@ -49,6 +49,22 @@ begin
         where n.name <> job_name || '-prune'
     ));
 
+    -- One that waits for another to end would not run at all: those of live mode last a minute.
+    if is_live and workers >= current_setting('cron.max_running_jobs')::integer then
+        raise exception using
+            errcode = 'QR004',
+            message = 'pg_cron runs too few jobs at a time for so many workers',
+            detail = format(
+                'cron.max_running_jobs is %s; live mode needs one for each worker and one for the slow lane.',
+                current_setting('cron.max_running_jobs')
+            ),
+            hint = format(
+                'In postgresql.conf: cron.max_running_jobs = %s, and a larger max_worker_processes. '
+                'Restart Postgres.',
+                workers + 1
+            );
+    end if;
+
     -- The views read the jobs as qr_refresh_owner. On a platform only its own role may grant this.
     begin
         grant usage on schema cron to qr_refresh_owner;
@@ -93,5 +109,5 @@ schedule: five cron fields (in cron.timezone, by default GMT); from pg_cron 1.5 
 'refresh-qr-codes-prune calls qr_refresh.prune_history() once a day. Jobs of a former schedule are removed, those of other databases stay.
 Returns the number of the job refresh-qr-codes. The jobs run as the calling role.
 Errors: QR002 pg_cron is missing or lives in another database (the hint says what to run and where); '
-'QR004 workers makes no sense, or pg_cron refuses the schedule.
+'QR004 workers makes no sense or needs a higher cron.max_running_jobs, or pg_cron refuses the schedule.
 Privileges: EXECUTE for nobody but the owner and superusers; the caller needs USAGE on schema cron.';

@@ -176,6 +176,13 @@ def test_a_server_that_nobody_got_an_answer_from_is_an_alert(job: Job, reason: s
     assert alert["alert"] == "server_unreachable"
     assert alert["detail"] == f"none of 2 instances got an answer: {reason}"
     assert alert["since"] == job.value("select finished_at from qr_refresh.runs")
+    # In a long outage the job waits for longer than the alert looks back.
+    job.connection.execute(
+        "update qr_refresh.instance_state"
+        " set attempted_at = now() - interval '9 minutes',"
+        " next_attempt_at = now() + interval '1 hour'"
+    )
+    assert "server_unreachable" in alerts(job)
     # One answer, be it an error, and the server is not unreachable.
     job.connection.execute(
         "update qr_refresh.instance_state set outcome = 'failed', error = '404 Not Found'"
@@ -358,7 +365,7 @@ def test_a_deploy_keeps_what_others_may_read(job: Job, database: str) -> None:
     )
 
 
-SEED_QUERIES = """
+EDGE_FUNCTION_QUERIES = """
 SELECT
   instance_name,
   instance_status,
@@ -383,6 +390,8 @@ def test_the_queries_of_the_edge_functions_documentation_still_work(job: Job) ->
     job.add("shop")
     job.add("late", qr_delay=3600)
     job.run()
-    fresh, without = (job.connection.execute(q.encode()) for q in SEED_QUERIES.split(";")[:2])
+    fresh, without = (
+        job.connection.execute(q.encode()) for q in EDGE_FUNCTION_QUERIES.split(";")[:2]
+    )
     assert {(r[0], r[4]) for r in fresh.fetchall()} == {("shop", True), ("late", False)}
     assert [r[0] for r in without.fetchall()] == ["late"]

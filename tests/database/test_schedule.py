@@ -174,6 +174,17 @@ def test_a_number_of_workers_that_makes_no_sense_is_refused(cron: Job, arguments
     assert jobs(cron) == []
 
 
+def test_more_workers_than_pg_cron_runs_at_a_time_are_refused(cron: Job) -> None:
+    most = cron.value("select current_setting('cron.max_running_jobs')::integer")
+    with pytest.raises(psycopg.Error) as raised:
+        cron.connection.execute("select qr_refresh.schedule('live', %s)", (most,))
+    assert raised.value.sqlstate == "QR004"
+    assert f"cron.max_running_jobs = {most + 1}" in (raised.value.diag.message_hint or "")
+    assert jobs(cron) == []
+    cron.connection.execute("select qr_refresh.schedule('live', %s)", (most - 1,))
+    assert len(jobs(cron)) == most
+
+
 def test_the_real_pg_cron_runs_live_mode(cron: Job) -> None:
     cron.add("shop")
     cron.connection.execute("select qr_refresh.schedule('live')")
@@ -301,7 +312,7 @@ def refusal(connection: Connection, call: str) -> tuple[str, str]:
 
 def test_from_another_database_the_error_says_what_to_run_and_where(cron: Job, job: Job) -> None:
     here = job.connection.info.dbname
-    all_jobs = "select jobname, schedule, command, database from cron.job order by jobname"
+    all_jobs = "select jobname, schedule, command, database from cron.job order by jobid"
     message, hint = refusal(job.connection, "select qr_refresh.schedule()")
     assert message == "pg_cron lives in database 'postgres', not in this one"
     cron.connection.execute(hint.removeprefix("Run there: ").encode())

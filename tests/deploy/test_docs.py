@@ -20,7 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "README.fr.md", "docs/setup.md", "docs/operations.md")
 # sh and sql are run, ini configures the server; the other kinds are only to be read.
 KINDS = {"sh", "sql", "ini", "text", "dockerfile", ""}
-LINKING = (*DOCUMENTS, "SECURITY.md", "CHANGELOG.md", "examples/live_page/README.md")
+LINKING = (
+    *DOCUMENTS,
+    "docs/scaling.md",
+    "SECURITY.md",
+    "CHANGELOG.md",
+    "examples/live_page/README.md",
+)
 URL = "postgresql://postgres:secret@127.0.0.1:5432/postgres"
 
 
