@@ -94,7 +94,7 @@ begin
                 when p.is_new_qr then least(
                     interval '9.1 seconds',
                     greatest(
-                        interval '0.3 seconds',
+                        interval '0.2 seconds',
                         (p.first_seen_at - p.changed_after) / 4 + interval '0.1 seconds'
                     )
                 )

@@ -16,17 +16,18 @@ as $$
         when outcome in ('stored', 'unchanged')
             then case
                 -- Just before the next QR code can come, to know that the present one is still there.
-                when changed_ago < interval '44.7 seconds'
-                    then interval '44.7 seconds' - changed_ago
+                when changed_ago < interval '44.6 seconds'
+                    then interval '44.6 seconds' - changed_ago
                 -- It is gone when it is that old for sure, so that is the last moment to wait for.
                 when first_seen_ago < interval '45 seconds'
-                    then least(poll_interval, interval '45.1 seconds' - first_seen_ago)
-                when first_seen_ago < interval '46 seconds'
-                    then poll_interval
-                -- Overdue: the later it is, the less often.
+                    then least(
+                        greatest(interval '45 seconds' - changed_ago, interval '0') + poll_interval,
+                        interval '45.1 seconds' - first_seen_ago
+                    )
+                -- Overdue: as long again as it is late, so that there are few attempts.
                 else least(
                     interval '10 seconds',
-                    greatest(poll_interval, (first_seen_ago - interval '45 seconds') / 2)
+                    greatest(poll_interval, first_seen_ago - interval '45 seconds')
                 )
             end
         -- What has failed: 1, 2, 4 ... seconds, at most 10 minutes.
