@@ -439,7 +439,9 @@ TWO_ADDRESSES = """
 
 
 async def good_then_close(exchange: Exchange) -> None:
-    await exchange.send(SECOND_ANSWER)
+    # Announced: else the client may send the next request before it sees that the server has gone.
+    fields = head(Content_Length=len(hostile.GOOD_BODY), Connection="close")
+    await exchange.send(fields + hostile.GOOD_BODY)
 
 
 def test_an_address_that_swallows_packets_leaves_time_for_the_next(

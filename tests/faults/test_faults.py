@@ -316,7 +316,7 @@ def test_on_a_standby_the_error_says_to_run_it_on_the_primary(
         query = 'psql -XAt -h "$1" -c "$2"'
         return as_postgres(breakable, query, standby, digest).output.strip() == str(expected)
 
-    wait_until(arrived, "the standby has the new QR codes")
+    wait_until(arrived, "the standby has the new QR codes", timeout=60)
 
 
 def test_in_a_read_only_transaction_the_error_says_so(job: Job) -> None:

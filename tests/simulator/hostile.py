@@ -93,6 +93,8 @@ class Exchange:
         await self.send(head)
         for _ in range(FLOOD_LIMIT // len(piece)):
             await self.send(piece)
+            # A client that reads fast enough would have this server do nothing else.
+            await asyncio.sleep(0)
 
     async def hold(self) -> None:
         """Do nothing until the client goes or sends more."""
