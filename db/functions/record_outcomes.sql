@@ -89,8 +89,7 @@ begin
             case
                 -- The next one comes within a span as long as the one in which this one came. Four
                 -- attempts divide it by four, so a few QR codes later it is short. With a little
-                -- more there are at most five calls in 45 seconds; the first attempt takes two.
-                when not p.is_known then interval '11.4 seconds'
+                -- more there are at most five attempts in 45 seconds; the first one takes two calls.
                 when p.is_new_qr then least(
                     interval '9.1 seconds',
                     greatest(
