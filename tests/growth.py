@@ -137,7 +137,8 @@ class Week:
         count = len(self.names)
         for attempt in range(ATTEMPTS_PER_QR):
             self.connection.execute(
-                "select count(*) from qr_refresh.store_qr_codes(%s, %s, %s, true)",
+                "select count(*)"
+                " from qr_refresh.store_qr_codes(%s, %s, %s, clock_timestamp(), true)",
                 (self.names, self.tokens, pictures),
             )
             outcome = "unchanged" if attempt else "stored"

@@ -20,6 +20,25 @@ as $python$
     from urllib3.util import wait_for_read
 
     largest_body = 262144  # bytes; a real answer has 13,600
+    # identity: a compressed answer could grow beyond all bounds. The URL of each call comes later.
+    headers = {"Accept-Encoding": "identity", "User-Agent": "refresh-qr-codes"}
+    prepared = requests.Request("GET", "http://localhost", headers=headers).prepare()
+
+    class Watched:
+        """A connection of urllib3 whose socket its client opens."""
+
+        client: Any
+
+        def _new_conn(self) -> socket.socket:
+            sock: socket.socket = self.client.connect()
+            return sock
+
+    class WatchedHTTPConnection(Watched, HTTPConnection):
+        pass
+
+    class WatchedHTTPSConnection(Watched, HTTPSConnection):
+        pass
+
     class HttpClient:
         """One connection, for one thread, kept alive between requests."""
 
@@ -30,18 +49,16 @@ as $python$
             self.overrun = self.stopped = False
             self.sock: socket.socket | None = None
             url = urlsplit(base_url)
-            kind: Any = HTTPSConnection if trust else HTTPConnection
+            kind: Any = WatchedHTTPSConnection if trust else WatchedHTTPConnection
             options = {"ssl_context": trust} if trust else {}
-            opener = {"_new_conn": lambda connection: self.connect()}
-            self.connection = type("Connection", (kind,), opener)(url.hostname, url.port, **options)
+            self.connection = kind(url.hostname, url.port, **options)
+            self.connection.client = self
             # urllib3 1 leaves these to its pool, and would not verify without.
             self.connection.cert_reqs = ssl.CERT_REQUIRED
             self.connection.assert_hostname = self.connection.assert_fingerprint = None
             # Not a session: an adapter follows no redirect and reads no .netrc and no proxies.
             self.adapter = GD["qr_refresh.HttpAdapter"](self)
-            # identity: a compressed answer could grow beyond all bounds.
-            headers = {"Accept-Encoding": "identity", "User-Agent": "refresh-qr-codes"}
-            self.request = requests.Request("GET", base_url, headers=headers).prepare()
+            self.request = prepared.copy()
 
         def get(self, path: str, apikey: str, deadline: float) -> tuple[int, bytes, str | None]:
             """Returns status, body, and why there is none. deadline: on time.monotonic()."""

@@ -23,6 +23,8 @@ set search_path = pg_catalog, pg_temp
 -- Whoever changes the table's definition may hold it for long.
 set lock_timeout = '1s'
 as $$
+-- The table may have columns of any name.
+#variable_conflict use_variable
 begin
     return query
     with wanted as materialized (

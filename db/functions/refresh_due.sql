@@ -11,6 +11,8 @@ set search_path = pg_catalog, pg_temp
 -- Whoever changes the table's definition may hold it for long.
 set lock_timeout = '1s'
 as $$
+-- The table may have columns of any name.
+#variable_conflict use_variable
 begin
     perform qr_refresh.forget_instances();
     -- In SQL alone: PL/Python and requests are loaded only where there is somebody to ask.

@@ -77,13 +77,15 @@ as $python$
         log_step(f"Fetching QR for {name}")
 
     asked_at = time.time()
-    answers = run(
-        "select * from qr_refresh.fetch_qr_codes($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    fetched = run(
+        # Not in FROM, where all the pictures would go through a temporary file.
+        "select qr_refresh.fetch_qr_codes($1, $2, $3, $4, $5, $6, $7, $8, $9) as answer",
         ["text[]", "text[]", "text[]", "boolean[]", "boolean[]", "float8", "float8", "int", "text"],
         [names, tokens, urls, checks, reconnects, request_timeout]
         + [run_timeout - (time.monotonic() - begun_at)]
         + [settings["max_concurrency"], settings["ca_file"]],
     )
+    answers = [row["answer"] for row in fetched]
     outcomes = [answer["outcome"] for answer in answers]
     pictures = [answer["qr_code"] for answer in answers]
     digests = [hashlib.sha256(p.encode()).digest() if p else None for p in pictures]
@@ -97,19 +99,30 @@ as $python$
     def store(outcome: str, command: str, types: list[str], arguments: list[Any]) -> None:
         """Writes the rows of one outcome, and puts what came of it in the outcome's place."""
         found = [i for i, o in enumerate(outcomes) if o == outcome]
-        # Not all at once: PL/Python holds several copies of what it hands over.
-        for part in (found[start : start + 500] for start in range(0, len(found), 500)):
+        # Not all at once: PL/Python holds several copies of what it hands over, and small ones are
+        # quicker to come by.
+        for part in (found[start : start + 100] for start in range(0, len(found), 100)):
             rows = [[a[i] for i in part] if isinstance(a, list) else a for a in arguments]
             for i, row in zip(part, run(command, types, rows), strict=True):
                 outcomes[i] = row["outcome"]
-                if row["error_code"]:
+                if row.get("error_code"):
                     log(f"Database update failed for {names[i]} (SQLSTATE {row['error_code']})")
 
+    stored_at = time.time()
     store(
         "qr_code",
-        "select * from qr_refresh.store_qr_codes($1, $2, $3, $4)",
-        ["text[]", "text[]", "text[]", "boolean"],
-        [names, tokens, pictures, only_due],
+        "select * from qr_refresh.store_qr_codes($1, $2, $3, to_timestamp($4), $5)",
+        ["text[]", "text[]", "text[]", "float8", "boolean"],
+        [names, tokens, pictures, stored_at, only_due],
+    )
+    # For all parts together. Live mode tries again in a second.
+    gives_up_at = time.time() + (0.1 if only_due else 0.5)
+    store(
+        "postponed",
+        "select * from qr_refresh.store_postponed_qr_codes($1, $2, $3, to_timestamp($4),"
+        " to_timestamp($5))",
+        ["text[]", "text[]", "text[]", "float8", "float8"],
+        [names, tokens, pictures, stored_at, gives_up_at],
     )
     if settings["connected_status"] is not None:
         store(

@@ -7,14 +7,15 @@ language plpgsql volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '100ms'
 as $$
+-- The table may have columns of any name.
+#variable_conflict use_variable
 declare
-    notifies constant boolean := (select s.notify from qr_refresh.settings as s);
-    written_at timestamptz;
+    written_at constant timestamptz := clock_timestamp();
+    outcomes text [];
 begin
-    for i in 1 .. coalesce(array_length(instance_names, 1), 0) loop
+    for i in 1 .. cardinality(instance_names) loop
         outcome := 'connected';
         error_code := null;
-        written_at := clock_timestamp();
         begin
             -- Not to wait while other rows are held: that could be a deadlock with the application.
             perform
@@ -29,17 +30,15 @@ begin
                 and e.instance_status = 'connecting';
             if not found then
                 outcome := 'changed';
-            elsif notifies then
-                perform pg_notify('qr_refresh', json_build_object(
-                    'instance_name', instance_names[i], 'last_qr_update', written_at
-                )::text);
             end if;
         exception when others then
             outcome := 'update_failed';
             error_code := sqlstate;
         end;
+        outcomes[i] := outcome;
         return next;
     end loop;
+    perform qr_refresh.notify_stored(instance_names, outcomes, written_at);
 end
 $$;
 
@@ -51,5 +50,5 @@ comment on function qr_refresh.store_connected(text[], text[], text) is
 instance_names, instance_tokens: arrays of one length. connected_status: the value for instance_status.
 Returns one row for each element, in order: outcome (connected; changed: the row is no longer connecting, has another token or is gone; '
 'update_failed), error_code (SQLSTATE for outcome update_failed). Does not wait for locked rows. '
-'With settings.notify each is told to channel qr_refresh, as a stored QR code is.
+'Tells qr_refresh.notify_stored() of them.
 Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';

@@ -70,7 +70,7 @@ def test_a_tenant_gets_at_nobody_elses_row_through_the_job(job: Job, tenants: li
     job.connection.execute("set role authenticated")
     for attempt in (
         "select refresh_qr_codes('shop of bert')",
-        "select qr_refresh.store_qr_codes('{shop of bert}', '{token-of-1}', '{x}', false)",
+        "select qr_refresh.store_qr_codes('{shop of bert}', '{token-of-1}', '{x}', now(), false)",
         "select report from qr_refresh.runs",
     ):
         with pytest.raises(InsufficientPrivilege):
