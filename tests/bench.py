@@ -174,7 +174,7 @@ def main() -> None:
         )
         for instances, latency, hanging in WORKLOADS:
             with simulator_process(server.listen_host, instances, latency, hanging) as url:
-                prepare(server, url.replace(server.listen_host, server.reachable_host), instances)
+                prepare(server, server.as_reached(url), instances)
                 sequential = sequential_seconds(url, instances, hanging)
                 rounds = []
                 for _ in range(ROUNDS):

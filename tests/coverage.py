@@ -107,7 +107,7 @@ def prepare(server: Server, stack: ExitStack, name: str, instances: int, hanging
     connection.execute(
         "update qr_refresh.settings set evolution_api_base_url = %s, log_detail = 'off',"
         " max_concurrency = 32",
-        (simulator.base_url.replace(server.listen_host, server.reachable_host),),
+        (server.as_reached(simulator.base_url),),
     )
     connection.cursor().executemany(
         "insert into evolution_instances (instance_name, instance_token, instance_status)"

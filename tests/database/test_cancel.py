@@ -168,7 +168,7 @@ def test_a_fast_shutdown_ends_hanging_calls_of_every_kind(
         tls = stack.enter_context(running_hostile_server(host, never_handshake=True))
         port = stack.enter_context(full_backlog(host))
         urls = {
-            "TLS stalls": tls.base_url.replace(host, own.reachable_host),
+            "TLS stalls": own.as_reached(tls.base_url),
             "connect": f"http://{own.reachable_host}:{port}",
         }
         executor = stack.enter_context(ThreadPoolExecutor(len(KINDS)))
@@ -178,7 +178,7 @@ def test_a_fast_shutdown_ends_hanging_calls_of_every_kind(
             session = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
             if kind == "name":
                 run_python(session, SLOW_RESOLVER)
-            url = urls.get(kind, misbehaving.base_url.replace(host, own.reachable_host))
+            url = urls.get(kind, own.as_reached(misbehaving.base_url))
             calls.append(
                 executor.submit(
                     session.execute,
@@ -210,7 +210,7 @@ def test_a_session_that_ends_inside_openssl_takes_no_other_along(server: Server)
         own = stack.enter_context(start_postgres(server.engine))
         install(own.dsn())
         tls = stack.enter_context(running_hostile_server(own.listen_host, never_handshake=True))
-        url = tls.base_url.replace(own.listen_host, own.reachable_host)
+        url = own.as_reached(tls.base_url)
         watcher = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
         executor = stack.enter_context(ThreadPoolExecutor(1))
         for _ in range(12):
@@ -238,7 +238,7 @@ def test_a_client_that_goes_away_takes_no_other_session_along(server: Server) ->
         own = stack.enter_context(start_postgres(server.engine))
         install(own.dsn())
         tls = stack.enter_context(running_hostile_server(own.listen_host, never_handshake=True))
-        url = tls.base_url.replace(own.listen_host, own.reachable_host)
+        url = own.as_reached(tls.base_url)
         watcher = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
         for _ in range(3):
             session = psycopg.connect(own.dsn(), autocommit=True)

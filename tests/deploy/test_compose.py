@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ import psycopg
 import pytest
 import requests
 
-from tests.engines import ROOT, Server
+from tests.engines import ROOT, Server, free_port
 from tests.job import Connection, read_qr, wait_until
 
 TOOL_IMAGE = "refresh-qr-codes-compose"
@@ -152,12 +151,6 @@ class Project:
         return finished()[0]
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 @pytest.fixture
 def project(command: list[str]) -> Iterator[Project]:
     """A project of this test's own, whose containers and volumes are gone afterwards."""
@@ -166,8 +159,8 @@ def project(command: list[str]) -> Iterator[Project]:
         {
             "COMPOSE_PROJECT_NAME": f"refresh-qr-codes-test-{secrets.token_hex(4)}",
             "POSTGRES_PASSWORD": secrets.token_urlsafe(16),
-            "POSTGRES_PORT": free_port(),
-            "LIVE_PAGE_PORT": free_port(),
+            "POSTGRES_PORT": str(free_port()),
+            "LIVE_PAGE_PORT": str(free_port()),
         },
     )
     # It also ends when this process is killed: that closes the standard input of the shell.
