@@ -37,21 +37,11 @@ as $python$
         if not only_due:  # too many words for each second
             log(line, detail)
 
-    settings = plpy.execute(
-        "select s.log_detail, s.max_concurrency, s.ca_file, s.connected_status,"
-        " u.base_url, u.error,"
-        " extract(epoch from s.request_timeout)::float8 as request_timeout,"
-        " extract(epoch from s.run_timeout)::float8 as run_timeout"
-        " from qr_refresh.settings as s, qr_refresh.evolution_api_base_url() as u"
-    )[0]
-    request_timeout, run_timeout = settings["request_timeout"], settings["run_timeout"]
-    if lane == "fast":
-        # What is slow must not hold up the others: it goes to the slow lane.
-        request_timeout, run_timeout = min(request_timeout, 1.5), min(run_timeout, 4)
+    settings = run("select * from qr_refresh.run_settings($1)", ["text"], [lane])[0]
     log_step("Starting QR code refresh cycle...", "cycle")
-    if settings["error"]:
-        log(settings["error"], "cycle")
-        return json.dumps({"success": False, "error": settings["error"]})
+    if settings["base_url_error"]:
+        log(settings["base_url_error"], "cycle")
+        return json.dumps({"success": False, "error": settings["base_url_error"]})
 
     instances = attempt(
         "Error fetching instances",
@@ -81,8 +71,8 @@ as $python$
         # Not in FROM, where all the pictures would go through a temporary file.
         "select qr_refresh.fetch_qr_codes($1, $2, $3, $4, $5, $6, $7, $8, $9) as answer",
         ["text[]", "text[]", "text[]", "boolean[]", "boolean[]", "float8", "float8", "int", "text"],
-        [names, tokens, urls, checks, reconnects, request_timeout]
-        + [run_timeout - (time.monotonic() - begun_at)]
+        [names, tokens, urls, checks, reconnects, settings["request_timeout"]]
+        + [settings["run_timeout"] - (time.monotonic() - begun_at)]
         + [settings["max_concurrency"], settings["ca_file"]],
     )
     answers = [row["answer"] for row in fetched]
@@ -115,8 +105,7 @@ as $python$
         ["text[]", "text[]", "text[]", "float8", "boolean"],
         [names, tokens, pictures, stored_at, only_due],
     )
-    # For all parts together. Live mode tries again in a second.
-    gives_up_at = time.time() + (0.1 if only_due else 0.5)
+    gives_up_at = time.time() + settings["lock_patience"]  # for all parts together
     store(
         "postponed",
         "select * from qr_refresh.store_postponed_qr_codes($1, $2, $3, to_timestamp($4),"

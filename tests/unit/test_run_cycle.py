@@ -11,15 +11,14 @@ import pytest
 from tests.derive_python_bodies import load
 from tests.plpy_types import Plpy, spiexceptions
 
-SETTINGS: dict[str, Any] = {"log_detail": "off", "error": None, "base_url": "http://127.0.0.1"}
-SETTINGS |= {"request_timeout": 8.0, "run_timeout": 30.0}
+SETTINGS = {"log_detail": "off", "base_url_error": None, "base_url": "http://127.0.0.1"}
 
 
 def run(error: Exception) -> Any:
     """Run the body in a database in which reading the instances fails."""
 
     def answer(query: str, arguments: Sequence[Any]) -> Iterable[Mapping[str, Any]]:
-        if "from qr_refresh.settings" in query:
+        if "run_settings" in query:
             return [SETTINGS]
         if "instances_to_ask" in query:
             raise error
