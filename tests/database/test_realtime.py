@@ -19,8 +19,8 @@ from tests.job import Connection, Job, install, read_qr
 from tests.simulator import Simulator, error_answer
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-(COMMAND,) = re.findall(r"^CREATE PUBLICATION supabase_realtime .*;$", README, re.MULTILINE)
+SETUP = (ROOT / "docs" / "setup.md").read_text(encoding="utf-8")
+(COMMAND,) = re.findall(r"^CREATE PUBLICATION supabase_realtime .*;$", SETUP, re.MULTILINE)
 TABLE = "public.evolution_instances"
 _numbers = itertools.count(1)
 
