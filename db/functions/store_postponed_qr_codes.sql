@@ -10,7 +10,7 @@ returns table (outcome text, error_code text)
 language plpgsql volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '100ms'
--- What begin sets for this function alone goes back to this at its end.
+-- Because of this line, what is set below holds for this function alone.
 set default_toast_compression = 'pglz'
 as $$
 -- The table may have columns of any name.

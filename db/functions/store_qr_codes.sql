@@ -11,7 +11,7 @@ language plpgsql volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 -- What a trigger or a lock of the whole table makes wait is for store_postponed_qr_codes().
 set lock_timeout = '10ms'
--- What begin sets for this function alone goes back to this at its end.
+-- Because of this line, what is set below holds for this function alone.
 set default_toast_compression = 'pglz'
 as $$
 -- The table may have columns of any name.
