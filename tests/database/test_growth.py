@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tests.growth import COMMANDS, KEPT, QR_SECONDS, tables, week
-from tests.job import wait_until
+from tests.job import Job, wait_until
 
 INSTANCES = 10
 DAYS = 0.1
@@ -44,3 +44,29 @@ def test_history_keeps_its_length_and_autovacuum_keeps_up_with_the_qr_codes() ->
             return table.vacuums > 0 and table.dead < 200
 
         wait_until(is_clean, "autovacuum has cleaned up", timeout=30)
+
+
+def test_pictures_are_compressed_with_lz4_and_what_the_application_writes_as_it_says(
+    job: Job,
+) -> None:
+    known = job.value("select enumvals from pg_settings where name = 'default_toast_compression'")
+    if "lz4" not in known:
+        pytest.skip("this PostgreSQL was built without lz4")
+    job.add("shop")
+    # Because of this one, what comes with it is stored row by row.
+    job.add("refused")
+    job.connection.execute(
+        "alter table evolution_instances add check (instance_name <> 'refused' or qr_code is null)"
+    )
+    compression = "select pg_column_compression(qr_code) from evolution_instances where {}"
+    shop = compression.format("instance_name = 'shop'")
+    for refused in (True, False):
+        with job.connection.transaction():
+            assert job.run()["failed"] == refused
+            assert job.value(shop) == "lz4"
+            job.connection.execute(
+                "update evolution_instances set qr_code = repeat(qr_code, 2)"
+                " where instance_name = 'shop'"
+            )
+            assert job.value(shop) == "pglz"
+        job.connection.execute("delete from evolution_instances where instance_name = 'refused'")
