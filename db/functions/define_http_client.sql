@@ -9,35 +9,18 @@ as $python$
     import contextlib
     import http.client
     import socket
-    import ssl
     import threading
     import time
     from typing import Any
-    from urllib.parse import urlsplit
 
     import requests
-    from urllib3.connection import HTTPConnection, HTTPSConnection
     from urllib3.util import wait_for_read
 
     largest_body = 262144  # bytes; a real answer has 13,600
+    largest_answer = largest_body + 65536  # with its headers
     # identity: a compressed answer could grow beyond all bounds. The URL of each call comes later.
     headers = {"Accept-Encoding": "identity", "User-Agent": "refresh-qr-codes"}
     prepared = requests.Request("GET", "http://localhost", headers=headers).prepare()
-
-    class Watched:
-        """A connection of urllib3 whose socket its client opens."""
-
-        client: Any
-
-        def _new_conn(self) -> socket.socket:
-            sock: socket.socket = self.client.connect()
-            return sock
-
-    class WatchedHTTPConnection(Watched, HTTPConnection):
-        pass
-
-    class WatchedHTTPSConnection(Watched, HTTPSConnection):
-        pass
 
     class HttpClient:
         """One connection, for one thread, kept alive between requests."""
@@ -47,15 +30,9 @@ as $python$
             self.lock = threading.Lock()
             self.deadline = float("inf")
             self.overrun = self.stopped = False
+            self.received = 0  # bytes
             self.sock: socket.socket | None = None
-            url = urlsplit(base_url)
-            kind: Any = WatchedHTTPSConnection if trust else WatchedHTTPConnection
-            options = {"ssl_context": trust} if trust else {}
-            self.connection = kind(url.hostname, url.port, **options)
-            self.connection.client = self
-            # urllib3 1 leaves these to its pool, and would not verify without.
-            self.connection.cert_reqs = ssl.CERT_REQUIRED
-            self.connection.assert_hostname = self.connection.assert_fingerprint = None
+            self.connection = GD["qr_refresh.watched_connection"](self, base_url, trust)
             # Not a session: an adapter follows no redirect and reads no .netrc and no proxies.
             self.adapter = GD["qr_refresh.HttpAdapter"](self)
             self.request = prepared.copy()
@@ -72,7 +49,8 @@ as $python$
             if self.overrun or time.monotonic() >= deadline:
                 failure = "Request timeout"
             # What is not surely a whole answer may have left bytes for the next one to trip over.
-            if failure or status != 200 or not body.endswith((b"}", b'"')):
+            is_whole = len(body) <= largest_body and body.endswith((b"}", b'"'))
+            if failure or status != 200 or not is_whole:
                 self.close()
             with self.lock:
                 self.deadline = float("inf")
@@ -101,9 +79,18 @@ as $python$
                 self.close()
             elif sock is not None:
                 sock.settimeout(self.rest())
+            self.received = 0
             self.connection.request(method, url, headers=headers)
             # urllib3 2 would wrap the answer; its reading and unpacking are of no use here.
             return http.client.HTTPConnection.getresponse(self.connection)
+
+        def receive(self, size: int) -> None:
+            """Counts what has come of an answer, and raises once that is too much or too late."""
+            self.received += size
+            # http.client would read 6 MB of headers, and trailers and 100 Continue without end.
+            # After a shutdown, what had come before can still be read.
+            if self.received > largest_answer or self.overrun or time.monotonic() >= self.deadline:
+                raise OSError
 
         def rest(self) -> float:
             return max(self.deadline - time.monotonic(), 0.001)

@@ -207,6 +207,30 @@ async def endless_headers(exchange: Exchange) -> None:
     await exchange.flood(b"HTTP/1.1 200 OK\r\n", line)
 
 
+async def long_headers(exchange: Exchange) -> None:
+    """Answer properly, after 6 MB of headers that http.client would read."""
+    lines = [f"X-{number}: ".encode() + PIECE[:65000] + b"\r\n" for number in range(95)]
+    await exchange.send(b"HTTP/1.1 200 OK\r\n" + b"".join(lines))
+    await exchange.send(f"Content-Length: {len(GOOD_BODY)}\r\n\r\n".encode() + GOOD_BODY)
+
+
+async def endless_status_line(exchange: Exchange) -> None:
+    """Send a status line that does not end."""
+    await exchange.flood(b"HTTP/1.1 200 ", PIECE)
+
+
+async def endless_small_chunks(exchange: Exchange) -> None:
+    """Send a body of chunks of one byte that does not end."""
+    await exchange.flood(head(Transfer_Encoding="chunked"), b"1\r\nA\r\n" * 1000)
+
+
+async def endless_trailers(exchange: Exchange) -> None:
+    """Send a whole body as one chunk, then trailer lines that do not end."""
+    chunk = f"{len(GOOD_BODY):x}\r\n".encode() + GOOD_BODY + b"\r\n"
+    line = b"X-More: " + PIECE[:1000] + b"\r\n"
+    await exchange.flood(head(Transfer_Encoding="chunked") + chunk + b"0\r\n", line)
+
+
 async def continue_flood(exchange: Exchange) -> None:
     """Send `100 Continue` again and again, and never an answer."""
     await exchange.flood(b"", b"HTTP/1.1 100 Continue\r\n\r\n")
