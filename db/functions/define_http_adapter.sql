@@ -95,7 +95,8 @@ as $python$
         url = urlsplit(base_url)
         kind: Any = WatchedHTTPSConnection if trust else WatchedHTTPConnection
         options = {"ssl_context": trust} if trust else {}
-        connection = kind(url.hostname, url.port, **options)
+        # Without a port, http.client takes the last group of an IPv6 address for one.
+        connection = kind(url.hostname, url.port or kind.default_port, **options)
         connection.client, connection.response_class = client, connection.answer
         # urllib3 1 leaves these to its pool, and would not verify without.
         connection.cert_reqs = ssl.CERT_REQUIRED

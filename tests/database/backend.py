@@ -38,6 +38,14 @@ RELEASED_RESOLVER = """
 """
 
 
+# IPv6 is not everywhere; what is simulated is only that this address leads to the server.
+ADDRESS_OF = """
+    import socket
+    resolve = socket.getaddrinfo
+    socket.getaddrinfo = lambda host, port, **options: resolve({host!r}, {port}, **options)
+"""
+
+
 def run_python(connection: Connection, body: str) -> str:
     """Run a PL/Python block in this session, and return the last thing it passes to plpy.notice."""
     notices: list[str] = [""]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.database.backend import (
+    ADDRESS_OF,
     RELEASED_RESOLVER,
     SLOW_RESOLVER,
     forget_peak_memory,
@@ -490,6 +491,32 @@ def test_an_address_that_swallows_packets_leaves_time_for_the_next(
         found, seconds = timed(hostile_job)
     assert found == dict.fromkeys("abcd")
     assert 2 <= seconds < 4, "half of the time for the first address, and that only once"
+
+
+@pytest.mark.parametrize("host", ["[2001:db8::1]", "[2001:db8::beef]", "[::ffff:192.0.2.1]"])
+def test_an_ipv6_address_needs_no_port(
+    hostile_job: Job, hostile_server: HostileServer, host: str
+) -> None:
+    reached, port = hostile_server.base_url.removeprefix("http://").split(":")
+    run_python(hostile_job.connection, ADDRESS_OF.format(host=reached, port=port))
+    hostile_job.set(evolution_api_base_url=f"http://{host}")
+    hostile_job.add_row("shop")
+    assert errors(hostile_job) == {"shop": None}
+    assert [request.headers["host"] for request in hostile_server.requests] == [host]
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "a%2Fb", "a?b", "a#b", "a;b&c=d+e", "..%2f", "a\\b", "é日本", "x\r\nHost: y"]
+)
+def test_any_name_is_one_segment_behind_the_path_of_the_base_url(
+    hostile_job: Job, hostile_server: HostileServer, name: str
+) -> None:
+    hostile_job.set(evolution_api_base_url=f"{hostile_server.base_url}/pre%20fix/v2/")
+    hostile_job.add_row(name)
+    assert errors(hostile_job) == {name: None}
+    (request,) = hostile_server.requests
+    assert request.instance_name == name
+    assert request.path.rpartition("/")[0] == "/pre%20fix/v2/instance/connect"
 
 
 def test_bombs_and_floods_cost_the_backend_less_than_20_mb(

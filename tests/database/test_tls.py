@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.certificates import new_certificate
-from tests.database.backend import file_on_server, run_python
+from tests.database.backend import ADDRESS_OF, file_on_server, run_python
 from tests.engines import Server, start_postgres
 from tests.job import Job, install, read_qr
 from tests.simulator import Simulator, hostile
@@ -190,6 +190,23 @@ def test_a_tls_connection_is_kept_unless_there_is_more_on_it(
     assert [r.instance_name for r in tls_server.requests] == ["shop", "tea"]
     assert read_qr(tls_job.row("tea").qr_code) == hostile.QR_CODE.code
     assert tls_server.connections == (2 if rest else 1)
+
+
+def test_the_certificate_of_an_ipv6_address_is_verified_without_a_port(
+    job: Job, server: Server, tmp_path: Path
+) -> None:
+    certificate, context = new_certificate(tmp_path, "2001:db8::1")
+    with (
+        running_hostile_server(server.listen_host, ssl_context=context) as running,
+        file_on_server(server, certificate) as path,
+    ):
+        reached, port = server.as_reached(running.base_url).removeprefix("https://").split(":")
+        run_python(job.connection, ADDRESS_OF.format(host=reached, port=port))
+        job.set(evolution_api_base_url="https://[2001:db8::1]", ca_file=path)
+        job.add_row("shop")
+        assert job.run()["refreshed"] == 1
+        job.set(evolution_api_base_url="https://[2001:db8::2]")
+        assert job.result("shop") == REFUSED
 
 
 @pytest.mark.parametrize("host", ["[1]", "[:::]"])
