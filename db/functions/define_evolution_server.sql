@@ -5,6 +5,7 @@ returns void
 language plpython3u volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 as $python$
+    import contextlib
     import queue
     import signal
     import socket
@@ -42,19 +43,26 @@ as $python$
 
         def start(self, most_workers: int, ca_file: str | None) -> None:
             """Starts the first thread, which starts the others. For the main thread."""
-            if self.base_url.startswith("https:"):
-                try:
+            try:
+                if self.base_url.startswith("https:"):
                     self.trust = GD["qr_refresh.tls_trust"](ca_file)
-                except OSError:  # of which an SSLError is one
-                    self.is_resolving = False
-                    self.end_all("failed", "CA file cannot be read")
-                    return
+                self.start_first_thread(most_workers)
+            except OSError:  # of which an SSLError is one
+                self.give_up("CA file cannot be read")
+            except RuntimeError:
+                self.give_up("no thread could be started")
+
+        def give_up(self, error: str) -> None:
+            self.is_resolving = False
+            self.end_all("failed", error)
+
+        def start_first_thread(self, most_workers: int) -> None:
             self.todo = iter(self.calls)
             # A signal handled in a thread of ours would run Postgres's handlers beside Postgres.
             # Threads take over the mask of the one that starts them.
             former = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
-                self.start_thread(self.resolve_and_work, min(most_workers, len(self.calls)))
+                self.start_thread(self.resolve_and_work, most_workers)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
@@ -77,10 +85,12 @@ as $python$
             if not self.addresses:
                 self.end_all("failed", "host not found")
                 return
-            for _ in range(1, most_workers):
-                if self.stopping.is_set():
-                    break
-                self.start_thread(self.work)
+            # Where the system allows no more threads, those that there are do it all.
+            with contextlib.suppress(RuntimeError):
+                for _ in range(1, most_workers):
+                    if self.stopping.is_set():
+                        break
+                    self.start_thread(self.work)
             self.work()
 
         def work(self) -> None:

@@ -22,8 +22,10 @@ language plpython3u volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 as $python$
     import ctypes
+    import os
     import queue
     import time
+    from pathlib import Path
     from typing import Any
 
     tick = 0.05  # seconds until a cancel or a deadline is noticed
@@ -66,6 +68,13 @@ as $python$
                 (i, instance_names[i], instance_tokens[i], check_state[i], connect_on_close[i])
             )
 
+    # All servers together: so many more threads make every deadline late. A connection takes two
+    # descriptors; some are left to Postgres.
+    descriptors = os.sysconf("SC_OPEN_MAX") - len([*Path("/proc/self/fd").iterdir()]) - 64
+    most_workers = max(1, min(512, descriptors // 2))
+    workers = {server: min(max_concurrency, len(server.calls)) for server in servers.values()}
+    share = min(1, most_workers / sum(workers.values()))
+
     # Postgres's own flags. A session that ends while threads are inside OpenSSL can crash the whole
     # server, so the threads end first.
     postgres = ctypes.CDLL(None)
@@ -78,8 +87,8 @@ as $python$
     client_check = ctypes.c_int.in_dll(postgres, "CheckClientConnectionPending")
     postponed = 0
     try:
-        for server in servers.values():
-            server.start(max_concurrency, ca_file)
+        for server, wanted in workers.items():
+            server.start(max(1, int(wanted * share)), ca_file)
         next_tick = 0.0
         while remaining:
             now = time.monotonic()
@@ -131,7 +140,8 @@ instance_names, instance_tokens, base_urls, check_state, connect_on_close: array
 'instance''s server without trailing slash; NULL: failed. check_state: asks GET {base_url}/instance/connectionState/{name} first; on state '
 'open connect is not called, on close, where connect opens a WhatsApp socket, only with connect_on_close. '
 'request_timeout: seconds for one instance in all. run_timeout: seconds for the whole. max_concurrency: most calls at a time to one '
-'server. ca_file: PEM file of the CAs to trust, NULL for the system''s.
+'server; where all servers together would get more than 512, or than the process may open files for, fewer in proportion. '
+'ca_file: PEM file of the CAs to trust, NULL for the system''s.
 Returns one row for each instance, in order: instance_name; outcome (qr_code, no_qr_code, connected and closed: the server says so, '
 'failed, timeout, not_attempted: run_timeout was reached first); qr_code (data:image/png;base64,...); error (a short reason for outcome '
 'failed, without host, token and body); elapsed (seconds, with those for resolving the server''s name); reconnected (connect was called on '

@@ -7,7 +7,7 @@ as $$
     select coalesce(
         error in (
             'connection refused', 'connection closed', 'host not found', 'TLS error',
-            'TLS certificate is not trusted', 'CA file cannot be read'
+            'TLS certificate is not trusted', 'CA file cannot be read', 'no thread could be started'
         ),
         false
     )

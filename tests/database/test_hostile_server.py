@@ -6,8 +6,11 @@ import asyncio
 import base64
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
 from tests.database.backend import (
@@ -19,10 +22,11 @@ from tests.database.backend import (
     memory,
     run_python,
     sockets,
+    threads,
     wait_for_threads_to_end,
 )
 from tests.engines import Server
-from tests.job import PNG_URL, Job, read_qr, wait_until
+from tests.job import PNG_URL, Connection, Job, read_qr, wait_until
 from tests.simulator import hostile
 from tests.simulator.answers import qr_answer
 from tests.simulator.hostile import Behaviour, Exchange, HostileServer, head
@@ -517,6 +521,99 @@ def test_any_name_is_one_segment_behind_the_path_of_the_base_url(
     (request,) = hostile_server.requests
     assert request.instance_name == name
     assert request.path.rpartition("/")[0] == "/pre%20fix/v2/instance/connect"
+
+
+# --- what the system gives ------------------------------------------------------------------------
+
+NO_MORE_THREADS = """
+    import resource
+    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, hard))
+"""
+# From within the first thread, so it is the only one.
+ONE_THREAD = """
+    import resource, socket
+    resolve = socket.getaddrinfo
+    def resolve_in_the_last_thread(*arguments, **options):
+        _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+        resource.setrlimit(resource.RLIMIT_NPROC, (1, hard))
+        return resolve(*arguments, **options)
+    socket.getaddrinfo = resolve_in_the_last_thread
+"""
+FEW_DESCRIPTORS = """
+    import os, resource
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(map(int, os.listdir('/proc/self/fd')))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 10, hard))
+"""
+
+
+def test_a_system_without_threads_is_reported_for_each_instance(hostile_job: Job) -> None:
+    for name in "abc":
+        hostile_job.add_row(name, qr_code=OLD_QR)
+    run_python(hostile_job.connection, NO_MORE_THREADS)
+    reason = "no thread could be started"
+    assert errors(hostile_job) == {n: f"Failed to fetch QR for {n}: {reason}" for n in "abc"}
+    assert hostile_job.row("a").qr_code == OLD_QR
+
+
+def test_the_threads_that_there_are_do_the_work_of_those_that_could_not_start(
+    hostile_job: Job, hostile_server: HostileServer
+) -> None:
+    for name in "abc":
+        hostile_job.add_row(name)
+    run_python(hostile_job.connection, ONE_THREAD)
+    assert errors(hostile_job) == dict.fromkeys("abc")
+    assert hostile_server.connections == 1
+
+
+def test_few_descriptors_make_a_run_longer_and_cost_nobody_an_attempt(
+    hostile_job: Job, hostile_server: HostileServer
+) -> None:
+    for number in range(100):
+        hostile_job.add_row(f"{number:02}")
+    hostile_job.set(max_concurrency=100)
+    hostile_job.run()
+    open_before = sockets(hostile_job.connection)
+    run_python(hostile_job.connection, FEW_DESCRIPTORS)
+    assert set(errors(hostile_job).values()) == {None}
+    assert len(hostile_server.requests) == 200
+    assert sockets(hostile_job.connection) == open_before
+
+
+def test_many_servers_share_512_threads(
+    hostile_job: Job,
+    hostile_server: HostileServer,
+    connect: Callable[[], Connection],
+    record_property: Callable[[str, object], None],
+) -> None:
+    watcher, session = connect(), hostile_job.connection
+    run_python(session, "import requests")
+    open_before = sockets(session)
+    for number in range(12):
+        url = f"{hostile_server.base_url}/{number}"
+        session.execute("insert into qr_refresh.evolution_servers values (%s, %s)", (number, url))
+        for i in range(60):
+            hostile_server.behave(f"{number} {i}", hostile.never_answer)
+            hostile_job.add_row(f"{number} {i}")
+    session.execute(
+        "update evolution_instances set evolution_server = split_part(instance_name, ' ', 1)"
+    )
+    hostile_job.set(request_timeout="20 s", max_concurrency=256)
+    with ThreadPoolExecutor(1) as executor:
+        run = executor.submit(hostile_job.run)
+        wait_until(lambda: len(hostile_server.requests) == 504, "504 requests hang")
+        assert threads(watcher, session.info.backend_pid) == 1 + 504
+        begun_at = time.monotonic()
+        watcher.execute("select pg_cancel_backend(%s)", (session.info.backend_pid,))
+        assert isinstance(run.exception(15), psycopg.errors.QueryCanceled)
+        seconds = time.monotonic() - begun_at
+    record_property("seconds", round(seconds, 3))
+    assert seconds < 1
+    servers = Counter(request.path.split("/")[1] for request in hostile_server.requests)
+    assert servers == {str(number): 42 for number in range(12)}
+    wait_for_threads_to_end(session)
+    assert sockets(session) == open_before
 
 
 def test_bombs_and_floods_cost_the_backend_less_than_20_mb(
