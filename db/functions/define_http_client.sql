@@ -71,7 +71,7 @@ as $python$
                 return answer.status, body, None
 
         def urlopen(self, *, method: str, url: str, headers: Any, **options: Any) -> Any:
-            """What requests calls: one request, in place of urllib3's pool, tried once."""
+            """What requests calls: one request, in place of urllib3's pool."""
             sock = self.connection.sock
             # Readable before it was asked anything: closed, or an answer too many. (One that comes
             # still later cannot be told from the answer to this request.)
@@ -79,10 +79,17 @@ as $python$
                 self.close()
             elif sock is not None:
                 sock.settimeout(self.rest())
-            self.received = 0
-            self.connection.request(method, url, headers=headers)
-            # urllib3 2 would wrap the answer; its reading and unpacking are of no use here.
-            return http.client.HTTPConnection.getresponse(self.connection)
+            is_kept, self.received = self.connection.sock is not None, 0
+            try:
+                self.connection.request(method, url, headers=headers)
+                # urllib3 2 would wrap the answer; its reading and unpacking are of no use here.
+                return http.client.HTTPConnection.getresponse(self.connection)
+            except ConnectionError:
+                # A server may close a kept connection at any time, also just now.
+                if not is_kept or self.received or self.overrun:
+                    raise
+            self.close()
+            return self.urlopen(method=method, url=url, headers=headers)
 
         def receive(self, size: int) -> None:
             """Counts what has come of an answer, and raises once that is too much or too late."""

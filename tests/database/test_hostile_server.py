@@ -269,7 +269,9 @@ def test_three_bad_instances_cost_none_of_two_hundred_good_ones(
         OLD_QR,
     )
     assert stored == 200
-    assert len(hostile_server.requests) == 203
+    # The one that resets a kept connection is asked again, on a new one.
+    assert len({request.instance_name for request in hostile_server.requests}) == 203
+    assert len(hostile_server.requests) <= 204
     assert seconds < 2 + 1
 
 
@@ -464,6 +466,103 @@ def test_a_connection_on_which_something_came_unasked_is_not_used_again(
     assert [request.connection for request in hostile_server.requests] == [1, 2]
 
 
+# --- a kept connection that the server closes -----------------------------------------------------
+
+
+async def begin_then_reset(exchange: Exchange) -> None:
+    await exchange.send(b"HTTP/1.1 2")
+    # A reset throws away what the client's kernel has not handed over yet.
+    await asyncio.sleep(0.05)
+    exchange.reset()
+
+
+async def continue_then_close(exchange: Exchange) -> None:
+    await exchange.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+async def close_after_a_while(exchange: Exchange) -> None:
+    await asyncio.sleep(1.2)
+
+
+CLOSING: list[Behaviour] = [hostile.close_at_once, hostile.reset_at_once]
+BEGINNING: list[Behaviour] = [begin_then_reset, continue_then_close]
+
+
+def run_one_after_the_other(job: Job, *names: str) -> dict[str, str | None]:
+    """Return what comes of each name after its own."""
+    for name in names:
+        job.add_row(name)
+    job.set(max_concurrency=1)
+    return {name: (error or "").partition(": ")[2] for name, error in errors(job).items()}
+
+
+def asked(server: HostileServer) -> list[tuple[str, int]]:
+    return [(request.instance_name, request.connection) for request in server.requests]
+
+
+@pytest.mark.parametrize("behaviour", CLOSING)
+def test_a_request_upon_which_a_kept_connection_is_closed_is_made_on_a_new_one(
+    hostile_job: Job, hostile_server: HostileServer, behaviour: Behaviour
+) -> None:
+    hostile_server.behave("b", behaviour, answering(qr_body("QR of b")))
+    found = run_one_after_the_other(hostile_job, "a", "b", "c")
+    assert found == {"a": "", "b": "", "c": ""}
+    assert read_qr(hostile_job.row("b").qr_code) == "QR of b"
+    assert asked(hostile_server) == [("a", 1), ("b", 1), ("b", 2), ("c", 2)]
+
+
+@pytest.mark.parametrize("behaviour", CLOSING)
+def test_a_server_that_always_closes_is_asked_twice_at_most(
+    hostile_job: Job, hostile_server: HostileServer, behaviour: Behaviour
+) -> None:
+    hostile_server.behave("b", behaviour)
+    hostile_server.behave("c", behaviour)
+    found = run_one_after_the_other(hostile_job, "a", "b", "c")
+    assert found == {"a": "", "b": "connection closed", "c": "connection closed"}
+    # The last one came on a new connection, so it is not repeated.
+    assert asked(hostile_server) == [("a", 1), ("b", 1), ("b", 2), ("c", 3)]
+
+
+@pytest.mark.parametrize("behaviour", BEGINNING)
+def test_a_request_whose_answer_has_begun_is_not_made_again(
+    hostile_job: Job, hostile_server: HostileServer, behaviour: Behaviour
+) -> None:
+    hostile_server.behave("b", behaviour)
+    found = run_one_after_the_other(hostile_job, "a", "b")
+    assert found == {"a": "", "b": "connection closed"}
+    assert asked(hostile_server) == [("a", 1), ("b", 1)]
+
+
+def test_a_request_that_is_made_again_keeps_its_deadline(
+    hostile_job: Job, hostile_server: HostileServer, record_property: Callable[[str, object], None]
+) -> None:
+    hostile_server.behave("b", close_after_a_while, hostile.never_answer)
+    hostile_job.add_row("a")
+    hostile_job.add_row("b")
+    hostile_job.set(request_timeout="1600 ms", max_concurrency=1)
+    found, seconds = timed(hostile_job)
+    record_property("over", round(seconds - 1.6, 3))
+    assert found == {"a": None, "b": TIMEOUT}
+    assert 1.6 <= seconds < 1.6 + LATE
+    assert asked(hostile_server) == [("a", 1), ("b", 1), ("b", 2)]
+
+
+def test_a_cancel_on_a_kept_connection_makes_no_request_again(
+    hostile_job: Job, hostile_server: HostileServer
+) -> None:
+    hostile_server.behave("b", hostile.never_answer)
+    hostile_job.add_row("a")
+    hostile_job.add_row("b")
+    hostile_job.set(max_concurrency=1)
+    run_python(hostile_job.connection, "import requests")
+    hostile_job.connection.execute("set statement_timeout = '500 ms'")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        hostile_job.run()
+    hostile_job.connection.execute("reset statement_timeout")
+    wait_until(lambda: hostile_server.open_connections == 0, "the connection is closed")
+    assert asked(hostile_server) == [("a", 1), ("b", 1)]
+
+
 # --- addresses ------------------------------------------------------------------------------------
 
 # Real names with several addresses need a name server; what is simulated is only its answer.
@@ -477,7 +576,6 @@ TWO_ADDRESSES = """
 
 
 async def good_then_close(exchange: Exchange) -> None:
-    # Announced: else the client may send the next request before it sees that the server has gone.
     fields = head(Content_Length=len(hostile.GOOD_BODY), Connection="close")
     await exchange.send(fields + hostile.GOOD_BODY)
 

@@ -15,7 +15,7 @@ from tests.database.backend import ADDRESS_OF, file_on_server, run_python
 from tests.engines import Server, start_postgres
 from tests.job import Job, install, read_qr
 from tests.simulator import Simulator, hostile
-from tests.simulator.hostile import Exchange, HostileServer, running_hostile_server
+from tests.simulator.hostile import Behaviour, Exchange, HostileServer, running_hostile_server
 
 
 @pytest.fixture
@@ -190,6 +190,27 @@ def test_a_tls_connection_is_kept_unless_there_is_more_on_it(
     assert [r.instance_name for r in tls_server.requests] == ["shop", "tea"]
     assert read_qr(tls_job.row("tea").qr_code) == hostile.QR_CODE.code
     assert tls_server.connections == (2 if rest else 1)
+
+
+@pytest.mark.parametrize("behaviour", [hostile.close_at_once, hostile.reset_at_once])
+def test_a_request_upon_which_a_kept_tls_connection_is_closed_is_made_on_a_new_one(
+    tls_job: Job,
+    tls_server: HostileServer,
+    server: Server,
+    certificate: str,
+    behaviour: Behaviour,
+) -> None:
+    tls_server.behave("tea", behaviour, hostile.good)
+    tls_job.add_row("tea")
+    tls_job.set(max_concurrency=1)
+    with file_on_server(server, certificate) as path:
+        tls_job.set(ca_file=path)
+        assert tls_job.run()["refreshed"] == 2
+    assert [(r.instance_name, r.connection) for r in tls_server.requests] == [
+        ("shop", 1),
+        ("tea", 1),
+        ("tea", 2),
+    ]
 
 
 def test_the_certificate_of_an_ipv6_address_is_verified_without_a_port(

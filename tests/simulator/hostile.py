@@ -152,6 +152,10 @@ async def half_body_then_close(exchange: Exchange) -> None:
     await _send_half(exchange)
 
 
+async def close_at_once(exchange: Exchange) -> None:
+    """Close the connection properly in place of an answer."""
+
+
 async def reset_at_once(exchange: Exchange) -> None:
     """Reset the connection in place of an answer."""
     exchange.reset()
