@@ -37,6 +37,7 @@ as $python$
             self.addresses: list[Any] = []
             self.lock = threading.Lock()
             self.is_resolving = True
+            self.resolved_in = 0.0  # seconds
             self.stopping = threading.Event()
             self.threads: list[threading.Thread] = []
             self.clients: list[Any] = []
@@ -78,6 +79,7 @@ as $python$
                 self.addresses += socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)
             except (OSError, ValueError, OverflowError):
                 pass
+            self.resolved_in = time.monotonic() - self.started_at
             with self.lock:
                 self.is_resolving = False
                 if self.stopping.is_set():
@@ -94,12 +96,15 @@ as $python$
             self.work()
 
         def work(self) -> None:
-            """One worker: a call after the other. Resolving counts for the first of them."""
+            """One worker: a call after the other. Resolving counts for the first of them.
+
+            How late this thread has started does not: hundreds of busy ones hold up each other.
+            """
             client = GD["qr_refresh.HttpClient"](self.base_url, self.addresses, self.trust)
             # In this order: after stop() this client is in the list, or no call is made.
             self.clients.append(client)
             ask, path = GD["qr_refresh.ask"], urlsplit(self.base_url).path
-            begun_at = self.started_at
+            begun_at = time.monotonic() - self.resolved_in
             # With less time left than this a call is not begun: it comes first in the next run.
             shortest = min(0.5, self.request_timeout / 4)
             for position, *call in self.todo:

@@ -82,7 +82,8 @@ as $python$
         def answer(self, sock: Any, **options: Any) -> http.client.HTTPResponse:
             answer = http.client.HTTPResponse(sock, **options)
             raw: Any = Counted(answer.fp.detach(), self.client.receive)
-            answer.fp = io.BufferedReader(raw)
+            # A small buffer: of small chunks http.client reads 1,300 from 8 kB, for 10 ms of CPU.
+            answer.fp = io.BufferedReader(raw, 1024)
             return answer
 
     class WatchedHTTPConnection(Watched, HTTPConnection):

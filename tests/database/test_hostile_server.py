@@ -638,6 +638,15 @@ ONE_THREAD = """
         return resolve(*arguments, **options)
     socket.getaddrinfo = resolve_in_the_last_thread
 """
+LATE_THREADS = """
+    import threading, time
+    start = threading.Thread.start
+    def start_late(thread):
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.7)
+        start(thread)
+    threading.Thread.start = start_late
+"""
 FEW_DESCRIPTORS = """
     import os, resource
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -663,6 +672,14 @@ def test_the_threads_that_there_are_do_the_work_of_those_that_could_not_start(
     run_python(hostile_job.connection, ONE_THREAD)
     assert errors(hostile_job) == dict.fromkeys("abc")
     assert hostile_server.connections == 1
+
+
+def test_a_thread_that_starts_late_leaves_its_instance_the_whole_timeout(hostile_job: Job) -> None:
+    hostile_job.add_row("a")
+    hostile_job.add_row("b")
+    hostile_job.set(request_timeout="500 ms", max_concurrency=2)
+    run_python(hostile_job.connection, LATE_THREADS)
+    assert errors(hostile_job) == {"a": None, "b": None}
 
 
 def test_few_descriptors_make_a_run_longer_and_cost_nobody_an_attempt(
