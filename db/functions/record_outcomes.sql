@@ -44,8 +44,7 @@ begin
     ), learned as (
         select
             o.*,
-            coalesce(o.qr_digest is distinct from k.qr_digest, true)
-            and o.qr_digest is not null as is_new_qr,
+            o.qr_digest is distinct from k.qr_digest and o.qr_digest is not null as is_new_qr,
             k.instance_name is not null as is_known,
             k.qr_digest as known_qr_digest,
             k.qr_first_seen_at as known_first_seen_at,
@@ -135,7 +134,7 @@ begin
             case
                 when p.changes_lane then seen_at
                 -- Nor later than connect may be called again.
-                when p.outcome in ('closed', 'no_qr_code') and p.new_reconnected_at is not null
+                when p.outcome = 'closed' and p.new_reconnected_at is not null
                     then least(
                         seen_at + p.wait,
                         greatest(

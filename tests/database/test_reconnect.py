@@ -98,6 +98,19 @@ def test_as_long_as_its_qr_changes_in_time_an_instance_is_not_asked_for_its_stat
     assert routes(simulator, "shop").count("connectionState") == 1  # the first time
 
 
+def test_an_instance_that_gets_no_qr_after_a_reconnect_is_asked_less_and_less_often(
+    job: Job, simulator: Simulator
+) -> None:
+    instance = job.add("shop", state="close", qr_delay=100_000)
+    begun_at = simulator.clock.now()
+    while simulator.clock.now() < begun_at + 180:
+        tick(job)
+        job.let_time_pass(1)
+    assert instance.sockets_opened == 1
+    calls = [request.time - begun_at for request in simulator.requests]
+    assert len([time for time in calls if time > 90]) < 20, calls
+
+
 def test_plain_runs_connect_a_closed_instance_once_a_minute(job: Job, simulator: Simulator) -> None:
     simulator.start_outage()
     instance = job.add("shop", state="close")
