@@ -98,6 +98,31 @@ def test_as_long_as_its_qr_changes_in_time_an_instance_is_not_asked_for_its_stat
     assert routes(simulator, "shop").count("connectionState") == 1  # the first time
 
 
+def test_a_connect_that_is_cut_short_has_the_state_asked_until_a_new_qr_comes(
+    job: Job, simulator: Simulator
+) -> None:
+    instance = job.add("shop")
+    job.run()
+
+    def asked_after(seconds: float) -> list[str]:
+        job.let_time_pass(seconds)
+        before = len(routes(simulator, "shop"))
+        tick(job)
+        return routes(simulator, "shop")[before:]
+
+    answers = iter([Trouble.HANG])
+    instance.answer_with = lambda _: next(answers, None)
+    # It may have opened a socket: nobody knows. The slow lane asks with care.
+    assert asked_after(30) == ["connect", "connectionState", "connect"]
+    assert asked_after(10) == ["connectionState", "connect"]
+    stored = job.row("shop").qr_code
+    assert asked_after(10) == ["connectionState", "connect"]
+    assert job.row("shop").qr_code != stored
+    # That one says that the socket lives.
+    job.connection.execute("update evolution_instances set qr_code = null")
+    assert asked_after(2) == ["connect"]
+
+
 def test_an_instance_that_gets_no_qr_after_a_reconnect_is_asked_less_and_less_often(
     job: Job, simulator: Simulator
 ) -> None:
