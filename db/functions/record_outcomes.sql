@@ -170,7 +170,7 @@ begin
         instance_name, attempted_at, outcome, error, qr_digest, qr_first_seen_at, qr_changed_after,
         answered_at, poll_interval, failures, reconnected_at, reconnects, is_slow, next_attempt_at
     )
-    select distinct on (f.instance_name)
+    select
         f.instance_name,
         f.attempted_at,
         f.outcome,
@@ -192,6 +192,7 @@ begin
         and not exists (
             select from qr_refresh.instance_state as s where s.instance_name = f.instance_name
         )
+    -- Where names are not unique, the first one.
     on conflict do nothing;
 end
 $$;

@@ -31,6 +31,16 @@ def test_after_an_answer_without_a_qr_the_state_is_asked_first(
     assert routes(simulator, "shop") == ["connect", "connectionState", "connect"]
 
 
+def test_a_run_each_minute_asks_for_no_state_as_long_as_there_is_a_new_qr_each_time(
+    job: Job, simulator: Simulator
+) -> None:
+    job.add("shop")
+    for _ in range(3):
+        job.run()
+        job.let_time_pass(60)
+    assert routes(simulator, "shop") == ["connect"] * 3
+
+
 def test_live_mode_leaves_a_new_instance_that_is_closed_to_the_slow_lane(
     job: Job, simulator: Simulator
 ) -> None:
@@ -50,7 +60,7 @@ def test_two_sessions_that_ask_at_once_open_one_socket(
     with ThreadPoolExecutor(1) as executor:
         run = executor.submit(connect().execute, "select refresh_qr_codes('shop')")
         wait_until(lambda: simulator.requests_of("shop"), "the first one is in its call")
-        job.run()
+        assert job.run()["total_instances"] == 1
         tick(job)
         assert not run.done()
         run.result(10)
@@ -76,6 +86,8 @@ def test_a_server_that_hangs_has_opened_no_socket(job: Job, simulator: Simulator
     instance.answer_with = instance.answer_state_with = Trouble.HANG
     job.set(request_timeout="1600 ms")
     tick(job)
+    # Both lanes have asked, and it counts once.
+    assert job.value("select failures from qr_refresh.instance_state") == 1
     for _ in range(2):
         job.let_time_pass(30)
         tick(job)
@@ -174,6 +186,8 @@ def test_an_outage_of_ten_minutes_opens_few_sockets(
         gaps = [later - earlier for earlier, later in pairwise(connects)]
         assert all(gap > 59 for gap in gaps), gaps
         assert gaps == sorted(gaps)
+        # Each tick would be 300.
+        assert len(simulator.requests_of(instance.name)) < 150
     # At most ten minutes and a quarter later each has a new QR code.
     simulator.end_outage()
     stored = {instance.name: job.row(instance.name).qr_code for instance in instances}
@@ -183,6 +197,8 @@ def test_an_outage_of_ten_minutes_opens_few_sockets(
         if all(job.row(name).qr_code != old for name, old in stored.items()):
             break
     assert all(job.row(name).qr_code != old for name, old in stored.items())
+    # The next outage begins with a minute again.
+    assert job.value("select max(reconnects) from qr_refresh.instance_state") == 0
     assert simulator.clock.now() < begun_at + 600 + 800
 
 
@@ -205,6 +221,15 @@ def test_the_time_between_two_reconnects_doubles_up_to_ten_minutes(
         " from qr_refresh.instance_state as s"
     )
     assert minutes <= waits <= minutes * 1.25
+
+
+def test_instances_that_went_down_together_are_not_connected_together(job: Job) -> None:
+    (times,) = job.connection.execute(
+        "select array_agg(extract(epoch from qr_refresh.reconnect_at('shop ' || i, now(), 1)))"
+        " from generate_series(1, 20) as i"
+    ).fetchone() or ([],)
+    assert len(set(times)) == 20
+    assert 10 < max(times) - min(times) < 15
 
 
 @pytest.mark.parametrize(
