@@ -39,7 +39,6 @@ begin
         select s.*
         from qr_refresh.instance_state as s
         where s.instance_name = any(instance_names)
-        order by s.instance_name
         for update skip locked
     ), learned as (
         select

@@ -245,7 +245,18 @@ def test_what_is_known_of_an_instance_goes_when_it_is_no_longer_connecting(job: 
     )
     job.connection.execute("delete from evolution_instances where instance_name = 'is deleted'")
     assert tick(job) == []
-    assert job.value("select array_agg(instance_name) from qr_refresh.instance_state") == ["stays"]
+    known = "select array_agg(instance_name order by 1) from qr_refresh.instance_state"
+    assert job.value(known) == ["stays"]
+    # A plain run does the same.
+    job.add("gives up")
+    job.run()
+    assert job.value(known) == ["gives up", "stays"]
+    job.connection.execute(
+        "update evolution_instances set instance_status = 'disconnected'"
+        " where instance_name = 'gives up'"
+    )
+    job.run()
+    assert job.value(known) == ["stays"]
 
 
 def test_the_application_does_not_wait_for_a_run_in_the_middle_of_its_http(
@@ -332,6 +343,18 @@ def test_live_waits_until_somebody_is_due_and_for_a_second_at_most(job: Job) -> 
     job.connection.execute(due_in, (0, True))
     assert wait_after_a_tick() == 1
     assert sorted(wait_after_a_tick("slow", worker, 2) for worker in (1, 2)) == [0.1, 1]
+
+
+def test_live_ends_just_before_the_next_minute_begins(job: Job) -> None:
+    second = "select extract(second from clock_timestamp())::float8"
+    wait_until(lambda: job.value(second) < 57, "a minute in which there is time")
+    goes_on = (
+        "select qr_refresh.live_tick('fast', 1, 1, jsonb_build_object('ticks', 1, 'begun_at',"
+        " date_trunc('minute', clock_timestamp()) - %s::interval)) is not null"
+    )
+    # pg_cron may come a moment before the minute does.
+    for begun_before_the_minute, expected in (("0 s", True), ("1.9 s", True), ("2.1 s", False)):
+        assert job.value(goes_on, begun_before_the_minute) is expected
 
 
 def test_ticks_that_fail_are_counted_and_the_next_one_comes_a_second_later(job: Job) -> None:

@@ -186,6 +186,8 @@ def test_an_outage_of_ten_minutes_opens_few_sockets(
         gaps = [later - earlier for earlier, later in pairwise(connects)]
         assert all(gap > 59 for gap in gaps), gaps
         assert gaps == sorted(gaps)
+        # Each comes as soon as it may: after a minute, then 2, 4, 8, and up to a quarter more.
+        assert all(gap < 75 * 2**number + 5 for number, gap in enumerate(gaps)), gaps
         # Each tick would be 300.
         assert len(simulator.requests_of(instance.name)) < 150
     # At most ten minutes and a quarter later each has a new QR code.
