@@ -10,6 +10,7 @@ import pytest
 
 from tests.job import Connection, Job, wait_until
 from tests.simulator import Simulator, Trouble
+from tests.simulator.answers import qr_answer
 
 
 def routes(simulator: Simulator, name: str) -> list[str]:
@@ -108,6 +109,22 @@ def test_as_long_as_its_qr_changes_in_time_an_instance_is_not_asked_for_its_stat
         job.let_time_pass(0.5)
         tick(job)
     assert routes(simulator, "shop").count("connectionState") == 1  # the first time
+
+
+def test_a_qr_that_does_not_change_in_time_has_the_state_asked(
+    job: Job, simulator: Simulator
+) -> None:
+    instance = job.add("shop")
+    tick(job)
+    instance.answer_with = qr_answer(instance.qr)
+    for _ in range(2):
+        job.let_time_pass(23)
+        tick(job)
+    # Now it should have changed a second ago.
+    assert routes(simulator, "shop") == ["connectionState", "connect", "connect", "connect"]
+    job.let_time_pass(10)
+    tick(job)
+    assert routes(simulator, "shop")[4:] == ["connectionState", "connect"]
 
 
 def test_a_connect_that_is_cut_short_has_the_state_asked_until_a_new_qr_comes(
