@@ -46,8 +46,12 @@ begin
                 -- It has to be connected anyway. But the fast lane has no time for a connect that
                 -- opens a socket, and leaves it to the slow one.
                 when s.instance_name is null then lane is not distinct from 'fast'
-                -- It opened a socket a moment ago, and may be close again, with the same QR code.
-                when s.reconnected_at > clock_timestamp() - interval '55 seconds' then true
+                -- It opened a socket a moment ago, and may be close again, with the same QR code. One
+                -- that has come since then shows that the socket lives.
+                when
+                    s.reconnected_at > clock_timestamp() - interval '55 seconds'
+                    and s.reconnected_at >= s.qr_first_seen_at
+                    then true
                 when s.outcome not in ('stored', 'unchanged', 'changed', 'update_failed') then true
                 else only_due and s.qr_first_seen_at < clock_timestamp() - interval '47 seconds'
             end as check_state,

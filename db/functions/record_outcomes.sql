@@ -39,13 +39,11 @@ begin
         select s.*
         from qr_refresh.instance_state as s
         where s.instance_name = any(instance_names)
-        order by s.instance_name
         for update skip locked
     ), learned as (
         select
             o.*,
-            coalesce(o.qr_digest is distinct from k.qr_digest, true)
-            and o.qr_digest is not null as is_new_qr,
+            o.qr_digest is distinct from k.qr_digest and o.qr_digest is not null as is_new_qr,
             k.instance_name is not null as is_known,
             k.qr_digest as known_qr_digest,
             k.qr_first_seen_at as known_first_seen_at,
@@ -135,7 +133,7 @@ begin
             case
                 when p.changes_lane then seen_at
                 -- Nor later than connect may be called again.
-                when p.outcome in ('closed', 'no_qr_code') and p.new_reconnected_at is not null
+                when p.outcome = 'closed' and p.new_reconnected_at is not null
                     then least(
                         seen_at + p.wait,
                         greatest(
@@ -171,7 +169,7 @@ begin
         instance_name, attempted_at, outcome, error, qr_digest, qr_first_seen_at, qr_changed_after,
         answered_at, poll_interval, failures, reconnected_at, reconnects, is_slow, next_attempt_at
     )
-    select distinct on (f.instance_name)
+    select
         f.instance_name,
         f.attempted_at,
         f.outcome,
@@ -193,6 +191,7 @@ begin
         and not exists (
             select from qr_refresh.instance_state as s where s.instance_name = f.instance_name
         )
+    -- Where names are not unique, the first one.
     on conflict do nothing;
 end
 $$;

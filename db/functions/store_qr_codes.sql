@@ -53,7 +53,6 @@ begin
                 f.instance_name = e.instance_name::text
                 and f.instance_token = e.instance_token::text
         where e.instance_status = 'connecting' and not f.is_unchanged
-        order by e.instance_name
         -- Not FOR UPDATE: rows of other tables may refer to these meanwhile. And who waits for a row
         -- while holding others can be in a deadlock with the application, in whatever order that
         -- takes them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -106,6 +107,8 @@ def test_a_stored_qr_that_somebody_has_cleared_comes_back_although_it_is_unchang
     job.add("shop")
     tick(job)
     stored = job.row("shop").qr_code
+    job.let_time_pass(12)
+    tick(job)
     job.connection.execute("update evolution_instances set qr_code = null")
     job.let_time_pass(1)
     assert tick(job) == ["shop"]
@@ -134,7 +137,7 @@ def test_a_row_without_a_name_costs_nobody_else_anything(job: Job) -> None:
     )
     job.add("shop")
     assert tick(job) == ["shop"]
-    assert tick(job) == []
+    assert job.value("select report from qr_refresh.refresh_due('fast', 1, 1)") is None
     assert [result["instance_name"] for result in job.run()["results"]] == ["shop"]
 
 
@@ -156,6 +159,49 @@ def test_a_transaction_that_is_left_open_stops_the_recording_of_nobody_else(
     assert job.value(known) == ["other", "shop"]
     holder.execute("rollback")
     assert tick(job) == ["held"]
+
+
+def test_who_holds_what_is_known_of_some_instances_holds_up_nobody(
+    job: Job, connect: Callable[[], Connection], server: Server
+) -> None:
+    for name in ("held", "gone", "shop"):
+        job.add(name)
+    tick(job)
+    job.let_time_pass(50)
+    holder = connect()
+    holder.execute("begin")
+    holder.execute(
+        "update qr_refresh.instance_state set attempted_at = attempted_at"
+        " where instance_name <> 'shop'"
+    )
+    job.connection.execute(
+        "update evolution_instances set instance_status = 'connected' where instance_name = 'gone'"
+    )
+    assert sorted(tick(job)) == ["held", "shop"]
+    # What is known of shop is recorded, and of nobody else.
+    assert tick(job) == ["held"]
+    holder.execute("rollback")
+    assert tick(job) == ["held"]
+    assert tick(job) == []
+    assert job.value("select count(*) from qr_refresh.instance_state") == 2
+
+
+def test_a_locked_row_costs_a_tick_a_tenth_of_a_second(
+    job: Job, connect: Callable[[], Connection]
+) -> None:
+    job.add("locked")
+    holder = connect()
+    lengths = []
+    with holder.transaction():
+        holder.execute("select from evolution_instances for update")
+        for _ in range(3):
+            begun_at = time.monotonic()
+            assert tick(job) == ["locked"]
+            lengths.append(time.monotonic() - begun_at)
+            job.let_time_pass(60)
+    assert 0.1 < min(lengths) < 0.4, lengths
+    assert tick(job) == ["locked"]
+    assert job.row("locked").qr_code is not None
 
 
 def test_an_idle_tick_writes_nothing_logs_nothing_and_loads_nothing(
@@ -199,7 +245,18 @@ def test_what_is_known_of_an_instance_goes_when_it_is_no_longer_connecting(job: 
     )
     job.connection.execute("delete from evolution_instances where instance_name = 'is deleted'")
     assert tick(job) == []
-    assert job.value("select array_agg(instance_name) from qr_refresh.instance_state") == ["stays"]
+    known = "select array_agg(instance_name order by 1) from qr_refresh.instance_state"
+    assert job.value(known) == ["stays"]
+    # A plain run does the same.
+    job.add("gives up")
+    job.run()
+    assert job.value(known) == ["gives up", "stays"]
+    job.connection.execute(
+        "update evolution_instances set instance_status = 'disconnected'"
+        " where instance_name = 'gives up'"
+    )
+    job.run()
+    assert job.value(known) == ["stays"]
 
 
 def test_the_application_does_not_wait_for_a_run_in_the_middle_of_its_http(
@@ -254,6 +311,89 @@ def test_a_second_live_leaves_at_once(job: Job, connect: Callable[[], Connection
         with pytest.raises(psycopg.errors.QueryCanceled):
             other.execute("set statement_timeout = '1 s'")
             other.execute("call qr_refresh.live('slow')")
+
+
+def test_live_that_leaves_at_once_keeps_no_run(job: Job, connect: Callable[[], Connection]) -> None:
+    with connect().transaction() as transaction:
+        transaction.connection.execute(
+            "select pg_advisory_xact_lock(hashtextextended('qr_refresh.live:fast:1', 0))"
+        )
+        job.connection.execute("call qr_refresh.live()")
+    assert job.value("select count(*) from qr_refresh.runs") == 0
+
+
+def test_live_waits_until_somebody_is_due_and_for_a_second_at_most(job: Job) -> None:
+    def wait_after_a_tick(lane: str = "fast", worker: int = 1, workers: int = 1) -> float:
+        progress = job.value("select qr_refresh.live_tick(%s, %s, %s, null)", lane, worker, workers)
+        return float(progress["wait"])
+
+    job.add_row("done", status="connected")
+    assert wait_after_a_tick() == 1, "nothing is connecting"
+    job.add("shop")
+    assert wait_after_a_tick() == 0.1, "something was due"
+    assert wait_after_a_tick() == 1, "nothing is due for a while"
+    due_in = (
+        "update qr_refresh.instance_state"
+        " set next_attempt_at = clock_timestamp() + make_interval(secs => %s), is_slow = %s"
+    )
+    for seconds in (0.6, 0.02):
+        job.connection.execute(due_in, (seconds, False))
+        assert 0.1 <= wait_after_a_tick() <= max(0.1, seconds)
+    # What is due for others is nothing to wait for.
+    job.connection.execute(due_in, (0, True))
+    assert wait_after_a_tick() == 1
+    assert sorted(wait_after_a_tick("slow", worker, 2) for worker in (1, 2)) == [0.1, 1]
+
+
+def test_live_ends_just_before_the_next_minute_begins(job: Job) -> None:
+    second = "select extract(second from clock_timestamp())::float8"
+    wait_until(lambda: job.value(second) < 57, "a minute in which there is time")
+    goes_on = (
+        "select qr_refresh.live_tick('fast', 1, 1, jsonb_build_object('ticks', 1, 'begun_at',"
+        " date_trunc('minute', clock_timestamp()) - %s::interval)) is not null"
+    )
+    # pg_cron may come a moment before the minute does.
+    for begun_before_the_minute, expected in (("0 s", True), ("1.9 s", True), ("2.1 s", False)):
+        assert job.value(goes_on, begun_before_the_minute) is expected
+
+
+def test_ticks_that_fail_are_counted_and_the_next_one_comes_a_second_later(job: Job) -> None:
+    def tick_after(progress: dict[str, object] | None) -> dict[str, object]:
+        # As if it had waited already.
+        begun = json.dumps((progress or {}) | {"wait": 0})
+        found: dict[str, object] = job.value("select qr_refresh.live_tick('fast', 1, 1, %s)", begun)
+        return found
+
+    def counts_of_the_minute(progress: dict[str, object]) -> dict[str, object]:
+        """Let the minute be over, and return what is kept of it."""
+        job.connection.execute("delete from qr_refresh.runs")
+        begun_at = job.value("select (now() - interval '90 seconds')::text")
+        over = json.dumps(progress | {"wait": 0, "begun_at": begun_at})
+        assert job.value("select qr_refresh.live_tick('fast', 1, 1, %s)", over) is None
+        found: dict[str, object] = job.value("select report from qr_refresh.runs")
+        return found
+
+    job.add("shop")
+    job.add("broken").answer_with = error_answer(500, "Internal Server Error", "boom")
+    job.connection.execute("alter table evolution_instances rename to gone")
+    progress = tick_after(None)
+    assert progress["wait"] == 1
+    job.connection.execute("alter table gone rename to evolution_instances")
+    job.connection.execute("alter table qr_refresh.instance_state rename reconnects to r")
+    progress = tick_after(progress)
+    assert progress["wait"] == 1
+    minute = counts_of_the_minute(progress)
+    assert (minute["success"], minute["ticks"], minute["failed_ticks"]) == (False, 2, 2)
+    job.connection.execute("alter table qr_refresh.instance_state rename r to reconnects")
+    for _ in range(2):
+        progress = tick_after(progress)
+        job.connection.execute("update qr_refresh.instance_state set next_attempt_at = now()")
+        job.connection.execute("update qr_refresh.instance_state set is_slow = false")
+    minute = counts_of_the_minute(progress)
+    assert (minute["success"], minute["ticks"], minute["failed_ticks"]) == (True, 4, 2)
+    counts = ("qr_updated", "total_instances", "refreshed", "failed")
+    # The second time the QR code was there already.
+    assert [minute[count] for count in counts] == [1, 4, 2, 2]
 
 
 def test_live_survives_a_tick_that_fails(
@@ -372,6 +512,53 @@ def test_connected_status_that_the_table_refuses_costs_nothing(
     assert job.row("shop") == before
 
 
+def test_marking_as_connected_waits_for_no_lock_and_spares_rows_that_have_changed(
+    job: Job, connect: Callable[[], Connection]
+) -> None:
+    names = ["refused", "shop", "other token", "gave up", "locked"]
+    for name in names:
+        job.add_row(name, "token", qr_code="a QR code")
+    job.connection.execute(
+        "alter table evolution_instances"
+        " add check (instance_name <> 'refused' or instance_status = 'connecting');"
+        "update evolution_instances set instance_token = 'new' where instance_name = 'other token';"
+        "update evolution_instances set instance_status = 'disconnected'"
+        " where instance_name = 'gave up'"
+    )
+    holder = connect()
+    with holder.transaction():
+        holder.execute("select from evolution_instances where instance_name = 'locked' for share")
+        begun_at = time.monotonic()
+        found = job.connection.execute(
+            "select * from qr_refresh.store_connected(%s, %s, 'connected')", (names, ["token"] * 5)
+        ).fetchall()
+        assert time.monotonic() - begun_at < 0.08
+    assert dict(zip(names, found, strict=True)) == {
+        "refused": ("update_failed", "23514"),
+        "shop": ("connected", None),
+        "other token": ("changed", None),
+        "gave up": ("changed", None),
+        "locked": ("update_failed", "55P03"),
+    }
+    rows = {name: job.row(name) for name in names}
+    assert (rows["shop"].instance_status, rows["shop"].qr_code) == ("connected", None)
+    assert {name for name in names if rows[name].qr_code} == set(names) - {"shop"}
+
+
+def test_a_failure_makes_no_new_qr_of_the_old_one(job: Job) -> None:
+    instance = job.add("shop")
+    job.run()
+    instance.answer_with = error_answer(502, "Bad Gateway", "no upstream")
+    job.let_time_pass(12)
+    job.run()
+    instance.answer_with = None
+    job.let_time_pass(12)
+    job.run()
+    assert job.value("select outcome from qr_refresh.instance_state") == "stored"
+    age = "select extract(epoch from clock_timestamp() - qr_first_seen_at)::float8"
+    assert job.value(f"{age} from qr_refresh.instance_state") >= 24
+
+
 def test_a_dead_qr_is_reported_and_not_stamped_again(job: Job, simulator: Simulator) -> None:
     instance = job.add("shop")
     tick(job)
@@ -421,6 +608,17 @@ def test_what_hangs_goes_to_the_slow_lane_and_holds_up_nobody_twice(
     assert max(delays) < 4
 
 
+def test_a_tick_of_the_fast_lane_ends_after_four_seconds(job: Job) -> None:
+    job.set(max_concurrency=1)
+    for number in range(5):
+        job.add(f"hangs {number}").answer_state_with = Trouble.HANG
+    begun_at = time.monotonic()
+    assert len(tick(job)) == 5
+    # Each would take 1.5 seconds.
+    assert 3.9 < time.monotonic() - begun_at < 6
+    assert job.value("select count(*) from qr_refresh.instance_state where is_slow") == 3
+
+
 def test_an_instance_that_answers_again_comes_back_to_the_fast_lane(job: Job) -> None:
     instance = job.add("shop")
     instance.answer_with = error_answer(502, "Bad Gateway", "no upstream")
@@ -435,6 +633,59 @@ def test_an_instance_that_answers_again_comes_back_to_the_fast_lane(job: Job) ->
     job.let_time_pass(12)
     assert tick(job, "slow") == []
     assert tick(job) == ["shop"]
+
+
+def test_an_answer_that_takes_long_is_the_last_in_the_fast_lane(
+    job: Job, simulator: Simulator
+) -> None:
+    job.add("shop")
+    tick(job)
+    job.let_time_pass(12)
+    simulator.latency = 1.2
+    assert tick(job) == ["shop"]
+    simulator.latency = 0
+    for lanes in (("slow", "fast"), ("fast", "slow")):
+        job.let_time_pass(12)
+        assert [tick(job, lane) for lane in lanes] == [["shop"], []]
+
+
+def test_what_failed_together_does_not_come_back_together(job: Job) -> None:
+    for number in range(10):
+        job.add(f"shop {number}").answer_with = error_answer(502, "Bad Gateway", "no upstream")
+    assert len(tick(job)) == 10
+    spread = "select extract(epoch from max(next_attempt_at) - min(next_attempt_at))::float8"
+    assert 0.02 < job.value(f"{spread} from qr_refresh.instance_state") < 0.2
+
+
+def test_after_a_few_qr_codes_a_new_one_is_stored_soon_after_it_comes_with_few_calls(
+    job: Job, simulator: Simulator
+) -> None:
+    job.add("shop", qr_age=17)
+    begun_at = simulator.clock.now() - 17
+    state = "select extract(epoch from {})::float8 from qr_refresh.instance_state"
+    stored, calls = None, 0
+    found = []
+    while True:
+        assert tick(job) == ["shop"]
+        calls += 1
+        if stored != job.row("shop").qr_code:
+            stored = job.row("shop").qr_code
+            late = (simulator.clock.now() - begun_at) % 45
+            found.append((calls, late, job.value(state.format("poll_interval"))))
+            calls = 0
+        if len(found) == 6:
+            break
+        # The job's own clock goes on as well.
+        job.let_time_pass(
+            max(0, job.value(state.format("next_attempt_at - clock_timestamp()"))) + 0.001
+        )
+    assert max(calls for calls, _, _ in found) <= 5, found
+    # A quarter each time: 9.1, 2.4, 0.7, 0.3 seconds, and a little for what the calls take.
+    assert all(late < 1 and interval < 0.6 for _, late, interval in found[3:]), found
+    # Who asks in between does not change when the next one is expected.
+    job.let_time_pass(10)
+    job.run("shop")
+    assert 30 < job.value(state.format("next_attempt_at - clock_timestamp()")) < 35
 
 
 def test_most_instances_have_their_first_qr_within_two_seconds_of_the_server(

@@ -10,6 +10,7 @@ import pytest
 
 from tests.job import Connection, Job, wait_until
 from tests.simulator import Simulator, Trouble
+from tests.simulator.answers import qr_answer
 
 
 def routes(simulator: Simulator, name: str) -> list[str]:
@@ -31,6 +32,16 @@ def test_after_an_answer_without_a_qr_the_state_is_asked_first(
     assert routes(simulator, "shop") == ["connect", "connectionState", "connect"]
 
 
+def test_a_run_each_minute_asks_for_no_state_as_long_as_there_is_a_new_qr_each_time(
+    job: Job, simulator: Simulator
+) -> None:
+    job.add("shop")
+    for _ in range(3):
+        job.run()
+        job.let_time_pass(60)
+    assert routes(simulator, "shop") == ["connect"] * 3
+
+
 def test_live_mode_leaves_a_new_instance_that_is_closed_to_the_slow_lane(
     job: Job, simulator: Simulator
 ) -> None:
@@ -50,7 +61,7 @@ def test_two_sessions_that_ask_at_once_open_one_socket(
     with ThreadPoolExecutor(1) as executor:
         run = executor.submit(connect().execute, "select refresh_qr_codes('shop')")
         wait_until(lambda: simulator.requests_of("shop"), "the first one is in its call")
-        job.run()
+        assert job.run()["total_instances"] == 1
         tick(job)
         assert not run.done()
         run.result(10)
@@ -76,6 +87,8 @@ def test_a_server_that_hangs_has_opened_no_socket(job: Job, simulator: Simulator
     instance.answer_with = instance.answer_state_with = Trouble.HANG
     job.set(request_timeout="1600 ms")
     tick(job)
+    # Both lanes have asked, and it counts once.
+    assert job.value("select failures from qr_refresh.instance_state") == 1
     for _ in range(2):
         job.let_time_pass(30)
         tick(job)
@@ -96,6 +109,60 @@ def test_as_long_as_its_qr_changes_in_time_an_instance_is_not_asked_for_its_stat
         job.let_time_pass(0.5)
         tick(job)
     assert routes(simulator, "shop").count("connectionState") == 1  # the first time
+
+
+def test_a_qr_that_does_not_change_in_time_has_the_state_asked(
+    job: Job, simulator: Simulator
+) -> None:
+    instance = job.add("shop")
+    tick(job)
+    instance.answer_with = qr_answer(instance.qr)
+    for _ in range(2):
+        job.let_time_pass(23)
+        tick(job)
+    # Now it should have changed a second ago.
+    assert routes(simulator, "shop") == ["connectionState", "connect", "connect", "connect"]
+    job.let_time_pass(10)
+    tick(job)
+    assert routes(simulator, "shop")[4:] == ["connectionState", "connect"]
+
+
+def test_a_connect_that_is_cut_short_has_the_state_asked_until_a_new_qr_comes(
+    job: Job, simulator: Simulator
+) -> None:
+    instance = job.add("shop")
+    job.run()
+
+    def asked_after(seconds: float) -> list[str]:
+        job.let_time_pass(seconds)
+        before = len(routes(simulator, "shop"))
+        tick(job)
+        return routes(simulator, "shop")[before:]
+
+    answers = iter([Trouble.HANG])
+    instance.answer_with = lambda _: next(answers, None)
+    # It may have opened a socket: nobody knows. The slow lane asks with care.
+    assert asked_after(30) == ["connect", "connectionState", "connect"]
+    assert asked_after(10) == ["connectionState", "connect"]
+    stored = job.row("shop").qr_code
+    assert asked_after(10) == ["connectionState", "connect"]
+    assert job.row("shop").qr_code != stored
+    # That one says that the socket lives.
+    job.connection.execute("update evolution_instances set qr_code = null")
+    assert asked_after(2) == ["connect"]
+
+
+def test_an_instance_that_gets_no_qr_after_a_reconnect_is_asked_less_and_less_often(
+    job: Job, simulator: Simulator
+) -> None:
+    instance = job.add("shop", state="close", qr_delay=100_000)
+    begun_at = simulator.clock.now()
+    while simulator.clock.now() < begun_at + 180:
+        tick(job)
+        job.let_time_pass(1)
+    assert instance.sockets_opened == 1
+    calls = [request.time - begun_at for request in simulator.requests]
+    assert len([time for time in calls if time > 90]) < 20, calls
 
 
 def test_plain_runs_connect_a_closed_instance_once_a_minute(job: Job, simulator: Simulator) -> None:
@@ -136,6 +203,10 @@ def test_an_outage_of_ten_minutes_opens_few_sockets(
         gaps = [later - earlier for earlier, later in pairwise(connects)]
         assert all(gap > 59 for gap in gaps), gaps
         assert gaps == sorted(gaps)
+        # Each comes as soon as it may: after a minute, then 2, 4, 8, and up to a quarter more.
+        assert all(gap < 75 * 2**number + 5 for number, gap in enumerate(gaps)), gaps
+        # Each tick would be 300.
+        assert len(simulator.requests_of(instance.name)) < 150
     # At most ten minutes and a quarter later each has a new QR code.
     simulator.end_outage()
     stored = {instance.name: job.row(instance.name).qr_code for instance in instances}
@@ -145,6 +216,8 @@ def test_an_outage_of_ten_minutes_opens_few_sockets(
         if all(job.row(name).qr_code != old for name, old in stored.items()):
             break
     assert all(job.row(name).qr_code != old for name, old in stored.items())
+    # The next outage begins with a minute again.
+    assert job.value("select max(reconnects) from qr_refresh.instance_state") == 0
     assert simulator.clock.now() < begun_at + 600 + 800
 
 
@@ -167,6 +240,15 @@ def test_the_time_between_two_reconnects_doubles_up_to_ten_minutes(
         " from qr_refresh.instance_state as s"
     )
     assert minutes <= waits <= minutes * 1.25
+
+
+def test_instances_that_went_down_together_are_not_connected_together(job: Job) -> None:
+    (times,) = job.connection.execute(
+        "select array_agg(extract(epoch from qr_refresh.reconnect_at('shop ' || i, now(), 1)))"
+        " from generate_series(1, 20) as i"
+    ).fetchone() or ([],)
+    assert len(set(times)) == 20
+    assert 10 < max(times) - min(times) < 15
 
 
 @pytest.mark.parametrize(
