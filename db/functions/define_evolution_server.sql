@@ -22,11 +22,7 @@ as $python$
         """
 
         def __init__(
-            self,
-            base_url: str,
-            request_timeout: float,
-            run_ends: float,
-            done: queue.Queue[Any],
+            self, base_url: str, request_timeout: float, run_ends: float, done: queue.Queue[Any]
         ) -> None:
             self.base_url, self.done = base_url, done
             self.request_timeout, self.run_ends = request_timeout, run_ends
@@ -44,28 +40,23 @@ as $python$
 
         def start(self, most_workers: int, ca_file: str | None) -> None:
             """Starts the first thread, which starts the others. For the main thread."""
-            try:
-                if self.base_url.startswith("https:"):
-                    self.trust = GD["qr_refresh.tls_trust"](ca_file)
-                self.start_first_thread(most_workers)
-            except OSError:  # of which an SSLError is one
-                self.give_up("CA file cannot be read")
-            except RuntimeError:
-                self.give_up("no thread could be started")
-
-        def give_up(self, error: str) -> None:
-            self.is_resolving = False
-            self.end_all("failed", error)
-
-        def start_first_thread(self, most_workers: int) -> None:
             self.todo = iter(self.calls)
             # A signal handled in a thread of ours would run Postgres's handlers beside Postgres.
             # Threads take over the mask of the one that starts them.
             former = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
+                if self.base_url.startswith("https:"):
+                    self.trust = GD["qr_refresh.tls_trust"](ca_file)
                 self.start_thread(self.resolve_and_work, most_workers)
+                return
+            except OSError:  # of which an SSLError is one
+                error = "CA file cannot be read"
+            except RuntimeError:
+                error = "no thread could be started"
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, former)
+            self.is_resolving = False
+            self.end_all("failed", error)
 
         def start_thread(self, target: Any, *arguments: Any) -> None:
             thread = threading.Thread(target=target, args=arguments, daemon=True)
@@ -73,12 +64,10 @@ as $python$
             self.threads.append(thread)
 
         def resolve_and_work(self, most_workers: int) -> None:
-            try:
+            with contextlib.suppress(OSError, ValueError, OverflowError):
                 url = urlsplit(self.base_url)
                 port = url.port or (443 if self.trust else 80)
                 self.addresses += socket.getaddrinfo(url.hostname, port, type=socket.SOCK_STREAM)
-            except (OSError, ValueError, OverflowError):
-                pass
             self.resolved_in = time.monotonic() - self.started_at
             with self.lock:
                 self.is_resolving = False
@@ -96,14 +85,12 @@ as $python$
             self.work()
 
         def work(self) -> None:
-            """One worker: a call after the other. Resolving counts for the first of them.
-
-            How late this thread has started does not: hundreds of busy ones hold up each other.
-            """
+            """One worker: a call after the other. Resolving counts for its first one."""
             client = GD["qr_refresh.HttpClient"](self.base_url, self.addresses, self.trust)
             # In this order: after stop() this client is in the list, or no call is made.
             self.clients.append(client)
             ask, path = GD["qr_refresh.ask"], urlsplit(self.base_url).path
+            # How late this thread has started does not: hundreds of busy ones hold up each other.
             begun_at = time.monotonic() - self.resolved_in
             # With less time left than this a call is not begun: it comes first in the next run.
             shortest = min(0.5, self.request_timeout / 4)

@@ -30,7 +30,6 @@ as $python$
             self.lock = threading.Lock()
             self.deadline = float("inf")
             self.overrun = self.stopped = False
-            self.received = 0  # bytes
             self.sock: socket.socket | None = None
             self.connection = GD["qr_refresh.watched_connection"](self, base_url, trust)
             # Not a session: an adapter follows no redirect and reads no .netrc and no proxies.
@@ -64,9 +63,8 @@ as $python$
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
                     return 0, b"", "answer is compressed"
                 body: bytes = answer.read(largest_body + 1)
-                size = len(body)
-                length = answer.headers.get("Content-Length", str(size))
-                if answer.status == 200 and size <= largest_body and length != str(size):
+                length = answer.headers.get("Content-Length", str(len(body)))
+                if answer.status == 200 and len(body) <= largest_body and length != str(len(body)):
                     return 0, b"", "answer was cut short"
                 return answer.status, body, None
 
@@ -79,7 +77,7 @@ as $python$
                 self.close()
             elif sock is not None:
                 sock.settimeout(self.rest())
-            is_kept, self.received = self.connection.sock is not None, 0
+            is_kept, self.received = self.connection.sock is not None, 0  # bytes
             try:
                 self.connection.request(method, url, headers=headers)
                 # urllib3 2 would wrap the answer; its reading and unpacking are of no use here.
