@@ -181,6 +181,40 @@ def test_plain_runs_connect_a_closed_instance_once_a_minute(job: Job, simulator:
     assert instance.sockets_opened == 2
 
 
+def test_a_closed_instance_is_asked_before_it_may_be_connected_again(
+    job: Job, simulator: Simulator
+) -> None:
+    simulator.start_outage()
+    instance = job.add("shop", state="close")
+    tick(job)
+    job.let_time_pass(2)
+    tick(job)
+    assert job.value("select outcome from qr_refresh.instance_state") == "closed"
+    simulator.end_outage()
+    instance.connect()  # somebody else does
+    job.let_time_pass(2)
+    tick(job)
+    assert job.row("shop").qr_code is not None
+
+
+def test_after_a_reconnect_the_qr_is_waited_for_from_second_to_second(
+    job: Job, simulator: Simulator
+) -> None:
+    simulator.start_outage()
+    instance = job.add("shop", state="close", qr_delay=6)
+    tick(job)
+    # It has been down for long.
+    job.connection.execute("update qr_refresh.instance_state set failures = 30")
+    simulator.end_outage()
+    job.let_time_pass(80)
+    tick(job)
+    assert (instance.sockets_opened, job.row("shop").qr_code) == (2, None)
+    for _ in range(4):
+        job.let_time_pass(1.2)
+        tick(job)
+    assert job.row("shop").qr_code is not None
+
+
 def test_an_outage_of_ten_minutes_opens_few_sockets(
     job: Job, simulator: Simulator, record_property: Callable[[str, object], None]
 ) -> None:
@@ -203,8 +237,12 @@ def test_an_outage_of_ten_minutes_opens_few_sockets(
         gaps = [later - earlier for earlier, later in pairwise(connects)]
         assert all(gap > 59 for gap in gaps), gaps
         assert gaps == sorted(gaps)
-        # Each comes as soon as it may: after a minute, then 2, 4, 8, and up to a quarter more.
-        assert all(gap < 75 * 2**number + 5 for number, gap in enumerate(gaps)), gaps
+        # Each comes as soon as it may, with a little for the call before it and for the tick.
+        may_come = (
+            "select extract(epoch from qr_refresh.reconnect_at(%s, now(), %s) - now())::float8"
+        )
+        for number, gap in enumerate(gaps, 1):
+            assert gap < job.value(may_come, instance.name, number) + 10, gaps
         # Each tick would be 300.
         assert len(simulator.requests_of(instance.name)) < 150
     # At most ten minutes and a quarter later each has a new QR code.
