@@ -32,7 +32,7 @@ begin
     with known as (
         select
             e.instance_name::text as instance_name,
-            e.evolution_server,
+            e.evolution_server::text as evolution_server,
             e.last_qr_update::timestamptz as last_qr_update,
             s.qr_first_seen_at,
             s.qr_changed_after,

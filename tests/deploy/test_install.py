@@ -114,6 +114,73 @@ def test_a_table_without_instance_name_stops_the_installation(empty_database: st
     )
 
 
+ENUM = "create type status as enum ('open', 'close');"
+TABLE = """
+    create table evolution_instances (
+        instance_name {instance_name}, instance_token {instance_token},
+        instance_status {instance_status}, qr_code {qr_code}, last_qr_update {last_qr_update}
+    )
+"""
+USABLE = {
+    "instance_name": "varchar(100) unique",
+    "instance_token": "uuid",
+    "instance_status": "varchar(20)",
+    "qr_code": "varchar(100000)",
+    "last_qr_update": "timestamp",
+}
+
+
+def test_a_table_with_other_types_of_text_and_time_is_accepted(empty_database: str) -> None:
+    with psycopg.connect(empty_database) as connection:
+        connection.execute("create domain name_of_instance as uuid")
+        columns = USABLE | {"instance_name": "name_of_instance unique"}
+        connection.execute(TABLE.format(**columns).encode())
+    migrated(empty_database)
+
+
+@pytest.mark.parametrize(
+    ("column", "type_", "detail", "hint"),
+    [
+        ("instance_name", "json", "its type is json", "text, varchar, citext, uuid or a number"),
+        ("instance_token", "jsonb", "its type is jsonb", "text, varchar, citext or uuid"),
+        ("instance_status", "status", '"connecting"', "ADD VALUE 'connecting'"),
+        ("instance_status", "integer", '"connecting"', "text, varchar, citext, or an enum"),
+        ("qr_code", "varchar(255)", "its type is character varying(255)", "TYPE text"),
+        ("qr_code", "bytea", "is of type bytea", "TYPE text"),
+        ("qr_code", "text generated always as ('x') stored", "DEFAULT", "not generated"),
+        ("last_qr_update", "bigint", "bigint", "timestamptz or timestamp"),
+    ],
+)
+@pytest.mark.parametrize("way", ["migrate", "dist"])
+def test_a_column_that_the_job_cannot_use_is_named_and_nothing_is_installed(
+    empty_database: str, way: str, column: str, type_: str, detail: str, hint: str
+) -> None:
+    with psycopg.connect(empty_database) as connection:
+        connection.execute((ENUM + TABLE.format(**(USABLE | {column: type_}))).encode())
+    if way == "migrate":
+        result = make("migrate", empty_database)
+        assert result.returncode != 0
+        output = result.stdout + result.stderr
+    else:
+        with pytest.raises(psycopg.errors.DatatypeMismatch) as raised:
+            run_dist(empty_database)
+        output = str(raised.value) + (raised.value.diag.message_hint or "")
+    assert f"the job cannot use column {column} of public.evolution_instances" in output
+    assert detail in output
+    assert hint in output
+    assert value(empty_database, OURS) == 1  # the table
+
+
+def test_a_view_in_the_place_of_the_table_is_refused(empty_database: str) -> None:
+    with psycopg.connect(empty_database) as connection:
+        connection.execute("create view evolution_instances as select 'shop' as instance_name")
+    result = make("migrate", empty_database)
+    assert result.returncode != 0
+    assert "public.evolution_instances is not a table" in result.stderr
+    assert "Let the table that holds the rows have this name" in result.stderr
+    assert value(empty_database, OURS) == 1  # the view
+
+
 def test_two_installations_at_once_both_succeed(empty_database: str) -> None:
     with ThreadPoolExecutor() as pool:
         for output in pool.map(migrated, [empty_database] * 2):
