@@ -106,6 +106,7 @@ as $python$
             for i, row in zip(part, run(command, types, rows), strict=True):
                 outcomes[i] = row["outcome"]
                 if row.get("error_code"):
+                    answers[i]["error"] = f"SQLSTATE {row['error_code']}"
                     log(f"Database update failed for {names[i]} (SQLSTATE {row['error_code']})")
 
     stored_at = time.time()

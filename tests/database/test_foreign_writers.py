@@ -219,6 +219,22 @@ def test_a_trigger_that_comes_meanwhile_and_raises_costs_only_its_row(
     assert fetched(hostile_job, "good")
 
 
+def test_a_row_that_a_trigger_skips_is_refused_and_is_no_locked_one(job: Job) -> None:
+    job.add("good")
+    job.add("skipped")
+    job.connection.execute(
+        "create function skip() returns trigger language plpgsql as $$ begin return null; end $$;"
+        " create trigger skip before update on evolution_instances"
+        " for each row when (new.instance_name = 'skipped') execute function skip()"
+    )
+    assert [job.result(name) for name in ("good", "skipped")] == [STORED, REFUSED]
+    assert job.row("skipped").qr_code is None
+    # 55P03 would be that of a locked row, for which the run would have waited.
+    assert job.value("select last_error from qr_refresh.status where failures > 0") == (
+        "SQLSTATE 09000"
+    )
+
+
 def test_a_check_that_a_row_fails_from_now_on_costs_only_that_row(
     hostile_job: Job, connect: Callable[[], Connection], hold: Callable[..., HeldRun]
 ) -> None:

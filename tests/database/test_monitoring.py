@@ -90,7 +90,8 @@ def test_a_qr_that_could_not_be_stored_is_not_live(job: Job) -> None:
     job.connection.execute("alter table evolution_instances add check (qr_code is null)")
     job.add("shop")
     assert job.run()["failed"] == 1
-    assert row(job, "status")["is_live"] is False
+    shop = row(job, "status")
+    assert (shop["is_live"], shop["last_error"]) == (False, "SQLSTATE 23514")
 
 
 def test_status_shows_what_live_mode_knows(job: Job) -> None:

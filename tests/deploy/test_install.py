@@ -141,11 +141,11 @@ def test_a_table_with_other_types_of_text_and_time_is_accepted(empty_database: s
 @pytest.mark.parametrize(
     ("column", "type_", "detail", "hint"),
     [
-        ("instance_name", "json", "its type is json", "text, varchar, citext, uuid or a number"),
-        ("instance_token", "jsonb", "its type is jsonb", "text, varchar, citext or uuid"),
+        ("instance_name", "json", "Its type is json", "text, varchar, citext, uuid or a number"),
+        ("instance_token", "jsonb", "Its type is jsonb", "text, varchar, citext or uuid"),
         ("instance_status", "status", '"connecting"', "ADD VALUE 'connecting'"),
         ("instance_status", "integer", '"connecting"', "text, varchar, citext, or an enum"),
-        ("qr_code", "varchar(255)", "its type is character varying(255)", "TYPE text"),
+        ("qr_code", "varchar(255)", "Its type is character varying(255)", "TYPE text"),
         ("qr_code", "bytea", "is of type bytea", "TYPE text"),
         ("qr_code", "text generated always as ('x') stored", "DEFAULT", "not generated"),
         ("last_qr_update", "bigint", "bigint", "timestamptz or timestamp"),
@@ -162,8 +162,9 @@ def test_a_column_that_the_job_cannot_use_is_named_and_nothing_is_installed(
         assert result.returncode != 0
         output = result.stdout + result.stderr
     else:
-        with pytest.raises(psycopg.errors.DatatypeMismatch) as raised:
+        with pytest.raises(psycopg.Error) as raised:
             run_dist(empty_database)
+        assert raised.value.sqlstate == "QR009"
         output = str(raised.value) + (raised.value.diag.message_hint or "")
     assert f"the job cannot use column {column} of public.evolution_instances" in output
     assert detail in output
