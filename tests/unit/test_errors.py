@@ -167,9 +167,9 @@ def texts(name: str) -> set[str]:
 
 
 def sentences(name: str) -> set[str]:
-    """The constants of a body in SQL or PL/pgSQL that are sentences."""
+    """The constants of a body in SQL or PL/pgSQL that are sentences, without those it raises."""
     text = (ROOT / "db" / "functions" / f"{name}.sql").read_text(encoding="utf-8")
-    body = re.sub(r"--.*", "", text.split("$$")[1])
+    body = RAISE.sub("", re.sub(r"--.*", "", text.split("$$")[1]))
     return {t for t in re.findall(r"'([^']*)'", body) if re.search(r"[a-z] ", t)}
 
 
