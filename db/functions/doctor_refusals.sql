@@ -42,7 +42,7 @@ begin
         is_written := found;
         -- Takes back the row and the role.
         raise transaction_rollback;
-    exception when others then
+    exception when others or assert_failure then
         get stacked diagnostics
             code = returned_sqlstate,
             said = message_text,

@@ -31,7 +31,7 @@ begin
             if not found then
                 outcome := 'changed';
             end if;
-        exception when others then
+        exception when others or assert_failure then
             outcome := 'update_failed';
             error_code := sqlstate;
         end;

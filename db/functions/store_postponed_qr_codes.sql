@@ -76,7 +76,7 @@ begin
                 ) then
                     outcomes[i] := 'changed';
                 end if; -- else somebody else has locked it
-            exception when others then
+            exception when others or assert_failure then
                 outcomes[i] := 'update_failed';
                 error_codes[i] := sqlstate;
             end;
