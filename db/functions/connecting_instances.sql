@@ -43,8 +43,8 @@ begin
             s.next_attempt_at,
             s.is_slow,
             s.known_since,
-            -- The last QR code seen is the one that stands in the table: the last attempt said so,
-            -- or it was written since. A run writes it a moment before it records that it has seen it.
+            -- The last QR code seen is the one that stands in the table: the last attempt said so, or
+            -- it was written since. A run writes it a moment before it records that it was seen.
             e.qr_code is not null
             and coalesce(
                 s.outcome in ('stored', 'unchanged')

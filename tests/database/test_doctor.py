@@ -132,6 +132,13 @@ BREAKS: list[tuple[str, str, bool | None, str]] = [
         "shop: instance token is missing",
     ),
     (
+        "tokens of connecting instances",
+        "alter table evolution_instances alter instance_name drop not null;"
+        "update evolution_instances set instance_name = null",
+        False,
+        "NULL: instance name cannot be part of a URL",
+    ),
+    (
         "index on instance_status",
         "drop index evolution_instances_instance_status_idx;"
         "update pg_class set reltuples = 20000 where relname = 'evolution_instances'",
