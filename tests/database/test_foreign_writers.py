@@ -223,6 +223,44 @@ def test_a_trigger_that_comes_meanwhile_and_raises_costs_only_its_row(
     assert fetched(hostile_job, "good")
 
 
+OF_APP = "create trigger of_app before update on evolution_instances for each row execute function "
+FUNCTION = "create function of_app() returns trigger language plpgsql {} as $$ begin {}; end $$;"
+# What applications, above all on Supabase, have on their tables: name, then what sets it up.
+USUAL_TRIGGERS = {
+    "now()": FUNCTION.format("", "new.updated_at = now(); return new") + OF_APP + "of_app()",
+    "moddatetime": "create schema extensions; create extension moddatetime schema extensions;"
+    + OF_APP
+    + "extensions.moddatetime(updated_at)",
+    "auth.uid()": "create schema auth; grant usage on schema auth to public;"
+    "create function auth.uid() returns uuid language sql stable as"
+    " $$ select nullif(current_setting('request.jwt.claim.sub', true), '')::uuid $$;"
+    "alter table evolution_instances add updated_by uuid default gen_random_uuid();"
+    + FUNCTION.format(
+        "", "new.updated_by = auth.uid(); new.updated_at = clock_timestamp(); return new"
+    )
+    + OF_APP
+    + "of_app()",
+    "audit": "create table audit (name text);"
+    + FUNCTION.format(
+        "security definer set search_path = public",
+        "insert into audit values (new.instance_name); new.updated_at = now(); return new",
+    )
+    + OF_APP
+    + "of_app()",
+}
+
+
+@pytest.mark.parametrize("trigger", USUAL_TRIGGERS)
+def test_the_usual_triggers_work(job: Job, trigger: str) -> None:
+    job.add("shop")
+    job.connection.execute(USUAL_TRIGGERS[trigger].encode())
+    job.connection.execute("set role service_role")
+    assert job.run()["results"] == [{"instance_name": "shop", **STORED}]
+    job.connection.execute("reset role")
+    assert job.value("select updated_at > created_at from evolution_instances")
+    assert read_qr(job.row("shop").qr_code) == job.simulator.current_code("shop")
+
+
 def test_a_row_that_a_trigger_skips_is_refused_and_is_no_locked_one(job: Job) -> None:
     job.add("good")
     job.add("skipped")

@@ -91,6 +91,16 @@ def test_columns_named_like_our_arguments_and_variables_are_in_nobodys_way(job: 
         job.connection.execute(f"select * from qr_refresh.{view}".encode())
 
 
+def test_names_that_differ_in_case_only_get_each_their_own(job: Job) -> None:
+    names = ("shop", "Shop", "SHOP")
+    for name in names:
+        job.add(name)
+    assert job.run()["refreshed"] == 3
+    assert len({job.simulator.current_code(name) for name in names}) == 3
+    for name in names:
+        assert read_qr(job.row(name).qr_code) == job.simulator.current_code(name)
+
+
 def test_rows_of_one_name_are_all_stored(job: Job) -> None:
     job.connection.execute(
         "alter table evolution_instances drop constraint evolution_instances_instance_name_key"

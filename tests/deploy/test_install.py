@@ -10,6 +10,8 @@ import pytest
 
 from tests.deploy.installation import OURS, ROOT, make, migrated, run_dist, value
 from tests.engines import Server, start_postgres
+from tests.job import Job, read_qr
+from tests.simulator import Simulator
 
 
 def test_an_empty_database_gets_the_job_and_the_table(empty_database: str) -> None:
@@ -170,6 +172,39 @@ def test_a_column_that_the_job_cannot_use_is_named_and_nothing_is_installed(
     assert detail in output
     assert hint in output
     assert value(empty_database, OURS) == 1  # the table
+
+
+KINDS = {
+    "partitioned by status": TABLE + " partition by list (instance_status);"
+    "create table connecting partition of evolution_instances for values in ('connecting');"
+    "create table others partition of evolution_instances default",
+    "with a child": TABLE + "; create table child () inherits (evolution_instances)",
+    "unlogged": TABLE.replace("create table", "create unlogged table"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_of_another_kind_gets_its_qr_codes(
+    empty_database: str, simulator: Simulator, kind: str
+) -> None:
+    columns = USABLE | {"instance_name": "text", "instance_token": "text", "qr_code": "text"}
+    with psycopg.connect(empty_database) as connection:
+        connection.execute(KINDS[kind].format(**columns).encode())
+    migrated(empty_database)
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        job = Job(connection, simulator)
+        job.set(evolution_api_base_url=simulator.base_url)
+        job.add("shop")
+        job.add("bar")
+        if kind == "with a child":
+            connection.execute(
+                "insert into child select * from only evolution_instances"
+                " where instance_name = 'bar';"
+                "delete from only evolution_instances where instance_name = 'bar'"
+            )
+        assert job.run()["refreshed"] == 2
+        for name in ("shop", "bar"):
+            assert read_qr(job.row(name).qr_code) == simulator.current_code(name)
 
 
 def test_a_view_in_the_place_of_the_table_is_refused(empty_database: str) -> None:
