@@ -20,6 +20,7 @@ declare
     is_written boolean;
     code text;
     said text;
+    more text;
     context text;
     advice text;
 begin
@@ -46,6 +47,7 @@ begin
         get stacked diagnostics
             code = returned_sqlstate,
             said = message_text,
+            more = pg_exception_detail,
             advice = pg_exception_hint,
             context = pg_exception_context;
     end;
@@ -53,13 +55,16 @@ begin
         code := case when is_written then null else '09000' end;
         said := case
             when is_written then 'refused before, would be stored now'
-            else 'a trigger keeps the row as it is, or the row is gone'
+            else 'a trigger or a rule keeps the row as it is, or the row is gone'
         end;
         advice := '';
     -- These name objects and types. What others say may quote a row.
     elsif code !~ '^(0A|23|42|54|55)' and code <> '22001' then
         said := 'refused';
         advice := '';
+    -- Details quote rows as well, but for those.
+    elsif code ~ '^(42|55)' then
+        said := concat_ws(': ', said, nullif(more, ''));
     end if;
     return query select
         'rows take their QR codes',
@@ -80,7 +85,8 @@ begin
             when code in ('42P01', '42883')
                 then 'ALTER FUNCTION of the trigger SET search_path = public: it has that of the job'
             when advice <> '' then advice
-            else 'Look at triggers, constraints and indexes: \d+ public.evolution_instances'
+            else 'Look at triggers, rules, constraints, indexes and publications: '
+                '\d+ public.evolution_instances'
         end;
 end
 $$;

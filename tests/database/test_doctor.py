@@ -166,7 +166,7 @@ BREAKS: list[tuple[str, str, bool | None, str]] = [
         False,
         "function helper_of_app() does not exist (SQLSTATE 42883), in function public.of_app()",
     ),
-    (REFUSALS, TRIGGER.format("return null"), False, "a trigger keeps the row as it is"),
+    (REFUSALS, TRIGGER.format("return null"), False, "a trigger or a rule keeps the row as it is"),
     (
         REFUSALS,
         TRIGGER.format("raise exception 'no, %', new.instance_token"),
@@ -179,6 +179,13 @@ BREAKS: list[tuple[str, str, bool | None, str]] = [
         "create publication of_app for table evolution_instances; select refresh_qr_codes()",
         False,
         "does not have a replica identity",
+    ),
+    (
+        REFUSALS,
+        "create publication of_app for table evolution_instances where (instance_status = 'error');"
+        "select refresh_qr_codes()",
+        False,
+        "Column used in the publication WHERE expression is not part of the replica identity",
     ),
     (
         REFUSALS,
