@@ -10,13 +10,8 @@ declare
     -- As long as a picture, and as hard to compress.
     sample constant text := 'data:image/png;base64,'
     || (select string_agg(md5(i::text), '') from generate_series(1, 418) as s (i));
-    refused constant text := (
-        select s.instance_name
-        from qr_refresh.instance_state as s
-        where s.outcome = 'update_failed'
-        order by s.attempted_at desc
-        limit 1
-    );
+    refused text;
+    before text;
     is_written boolean;
     code text;
     said text;
@@ -24,6 +19,11 @@ declare
     context text;
     advice text;
 begin
+    select s.instance_name, s.error into refused, before
+    from qr_refresh.instance_state as s
+    where s.outcome = 'update_failed'
+    order by s.attempted_at desc
+    limit 1;
     if refused is null then
         return query select 'rows take their QR codes', true, 'none was refused', null;
         return;
@@ -54,7 +54,7 @@ begin
     if is_written is not null then
         code := case when is_written then null else '09000' end;
         said := case
-            when is_written then 'refused before, would be stored now'
+            when is_written then format('refused before (%s), would be stored now', before)
             else 'a trigger or a rule keeps the row as it is, or the row is gone'
         end;
         advice := '';
@@ -79,7 +79,8 @@ begin
             )
         ),
         case
-            when is_written then 'Nothing, if it stays so'
+            when is_written
+                then 'Nothing, if it stays so; else see whether the row takes settings.connected_status'
             when code = '42501'
                 then 'GRANT it to qr_refresh_owner, or make the trigger function SECURITY DEFINER'
             when code in ('42P01', '42883')

@@ -91,6 +91,22 @@ def test_columns_named_like_our_arguments_and_variables_are_in_nobodys_way(job: 
         job.connection.execute(f"select * from qr_refresh.{view}".encode())
 
 
+@pytest.mark.parametrize("types", ["enum", "char"])
+def test_connected_status_is_written_to_a_status_of_another_type(job: Job, types: str) -> None:
+    job.set(connected_status="connected")
+    job.add("shop")
+    job.connection.execute(OTHER_TYPES[types].encode())
+    job.connection.execute(
+        "grant update (instance_status) on evolution_instances to qr_refresh_owner"
+    )
+    job.run()
+    job.simulator.scan("shop")
+    assert job.run()["failed"] == 0
+    assert job.value(
+        "select instance_status = 'connected' and qr_code is null from evolution_instances"
+    )
+
+
 def test_names_that_differ_in_case_only_get_each_their_own(job: Job) -> None:
     names = ("shop", "Shop", "SHOP")
     for name in names:
