@@ -25,6 +25,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 ROOT = Path(__file__).resolve().parent.parent
 MIGRATIONS = sorted((ROOT / "db" / "migrations").glob("*.sql"))
 FUNCTIONS = sorted((ROOT / "db" / "functions").glob("*.sql"))
+CHECK_TABLE = ROOT / "db" / "check_table.sql"
 PRIVILEGES = ROOT / "db" / "privileges.sql"
 UNINSTALL = ROOT / "db" / "uninstall.sql"
 MIGRATIONS_TABLE = "qr_refresh.schema_migrations"
@@ -63,6 +64,7 @@ def migrate(url: str) -> None:
         # before it: a database that cannot take the job is left as it was.
         with connection.transaction(force_rollback=True):
             run_file(connection, MIGRATIONS[0])
+            run_file(connection, CHECK_TABLE)
         run_dbmate(connection, url)
         with connection.transaction():
             for path in (*FUNCTIONS, PRIVILEGES):
@@ -218,7 +220,7 @@ set local search_path = {SEARCH_PATH};
 do $$ begin perform pg_catalog.pg_advisory_xact_lock({LOCK}); end $$;
 """
     ]
-    for path in (*MIGRATIONS, *FUNCTIONS):
+    for path in (CHECK_TABLE, *MIGRATIONS, *FUNCTIONS):
         parts.append(dist_part(path))
     parts.append(f"""
 -- Tells a later `make migrate` (dbmate) what has been run.

@@ -32,7 +32,7 @@ begin
     with known as (
         select
             e.instance_name::text as instance_name,
-            e.evolution_server,
+            e.evolution_server::text as evolution_server,
             e.last_qr_update::timestamptz as last_qr_update,
             s.qr_first_seen_at,
             s.qr_changed_after,
@@ -43,11 +43,13 @@ begin
             s.next_attempt_at,
             s.is_slow,
             s.known_since,
-            -- The last QR code seen is the one that stands in the table. A run writes it a moment
-            -- before it records that it has seen it.
+            -- The last QR code seen is the one that stands in the table: the last attempt said so, or
+            -- it was written since. A run writes it a moment before it records that it was seen.
             e.qr_code is not null
             and coalesce(
-                e.last_qr_update::timestamptz >= s.qr_first_seen_at - interval '5 seconds', false
+                s.outcome in ('stored', 'unchanged')
+                or e.last_qr_update::timestamptz >= s.qr_first_seen_at - interval '5 seconds',
+                false
             ) as is_stored
         from public.evolution_instances as e
         left join qr_refresh.instance_state as s on e.instance_name::text = s.instance_name

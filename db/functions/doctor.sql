@@ -8,7 +8,8 @@ declare
     section text;
 begin
     foreach section in array array[
-        'server', 'python', 'evolution_api', 'instances', 'privileges', 'publications', 'schedule'
+        'server', 'python', 'evolution_api', 'instances', 'refusals', 'privileges', 'publications',
+        'schedule'
     ] loop
         begin
             return query execute format(
@@ -17,7 +18,7 @@ begin
                 'doctor_' || section
             );
         -- One broken thing must not hide the others.
-        exception when others then
+        exception when others or assert_failure then
             "check" := section;
             ok := false;
             -- Class 42 names objects; what other errors say may quote a row.
@@ -36,7 +37,8 @@ alter function qr_refresh.doctor() owner to qr_refresh_owner;
 revoke all on function qr_refresh.doctor() from public;
 
 comment on function qr_refresh.doctor() is
-'Checks everything that can keep QR codes from being fresh, and says what to do. Changes nothing; asks each '
+'Checks everything that can keep QR codes from being fresh, and says what to do. Changes nothing: where a row has refused its '
+'QR code, it is written and taken back. Asks each '
 'Evolution server about one instance, without connecting one that is close, and about one that does not exist; neither has a side effect.
 Returns one row for each check: check (what), ok (true; false: wrong; NULL: worth a look, or not to be seen from here), '
 'detail (what was found, no token), fix (what to do; NULL where ok).

@@ -61,13 +61,13 @@ begin
     from jobs as j;
     return query select
         'job is scheduled', ours is not null, coalesce(ours, 'pg_cron has no job that runs refresh_qr_codes()'),
-        'SELECT qr_refresh.schedule();';
+        'SELECT qr_refresh.schedule(''live''); or schedule() for once a minute';
     return query select
         'job is active', inactive is null, coalesce('not active: ' || inactive, 'yes'),
-        'SELECT qr_refresh.schedule();';
+        'SELECT cron.alter_job(number, active => true); for each';
     return query select
         'job''s role may run it', helpless is null, coalesce('may not: ' || helpless, 'yes'),
-        'GRANT EXECUTE ON ROUTINE refresh_qr_codes, qr_refresh.live, qr_refresh.live_tick TO ...; or, as a superuser: SELECT qr_refresh.schedule();';
+        'GRANT EXECUTE ON ROUTINE refresh_qr_codes, qr_refresh.live, qr_refresh.live_tick TO ...; or call qr_refresh.schedule() again as a superuser';
     return query select
         'there is no second job', superfluous is null, coalesce(superfluous, 'yes'),
         'SELECT cron.unschedule(number); for all but one';
@@ -98,7 +98,7 @@ begin
         'size of cron.job_run_details',
         nullif(history_size < 100 * 1024 * 1024, false),
         pg_size_pretty(history_size),
-        'SELECT qr_refresh.prune_history(); and SELECT qr_refresh.schedule(); has that done each day. '
+        'SELECT qr_refresh.prune_history(); which the job refresh-qr-codes-prune does each day. '
         'What is left is the history of other jobs';
 end
 $$;

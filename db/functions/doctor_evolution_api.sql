@@ -37,7 +37,7 @@ begin
             left join qr_refresh.instance_state as s on e.instance_name::text = s.instance_name
             where
                 e.instance_status = 'connecting'
-                and e.evolution_server is not distinct from server.name
+                and e.evolution_server::text is not distinct from server.name
                 and qr_refresh.instance_problem(
                     e.instance_name::text, e.instance_token::text
                 ) is null

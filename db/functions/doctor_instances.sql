@@ -36,7 +36,8 @@ begin
     select
         count(*),
         string_agg(
-            format('%s: %s', e.instance_name, p.problem), '; ' order by e.instance_name::text
+            format('%s: %s', coalesce(e.instance_name::text, 'NULL'), p.problem),
+            '; ' order by e.instance_name::text
         ) filter (where p.problem is not null)
     into connecting, unusable
     from public.evolution_instances as e
@@ -53,7 +54,7 @@ begin
         'tokens of connecting instances',
         unusable is null,
         coalesce(left(unusable, 300), 'can be sent'),
-        'UPDATE evolution_instances SET instance_token = ''...'' WHERE instance_name = ''...'';';
+        'Correct it, such as: UPDATE evolution_instances SET instance_token = ''...'' WHERE instance_name = ''...'';';
 
     row_estimate := (select greatest(c.reltuples, 0) from pg_class as c where c.oid = relation);
     has_index := exists (

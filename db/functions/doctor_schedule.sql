@@ -33,7 +33,7 @@ begin
         format(
             'On the server: apt install postgresql-%s-cron. In postgresql.conf: '
             'shared_preload_libraries = ''pg_cron'', cron.database_name = %L. Restart Postgres. '
-            'Then: CREATE EXTENSION pg_cron; SELECT qr_refresh.schedule();',
+            'Then: CREATE EXTENSION pg_cron; SELECT qr_refresh.schedule(''live'');',
             major, current_database()
         );
     if cron_database <> current_database() then
@@ -51,7 +51,7 @@ begin
             'extension pg_cron',
             cron_version is not null,
             coalesce(cron_version, 'is not created in this database'),
-            'CREATE EXTENSION pg_cron; SELECT qr_refresh.schedule();';
+            'CREATE EXTENSION pg_cron; SELECT qr_refresh.schedule(''live'');';
     end if;
     if cron_version is not null then
         return query select d.* from qr_refresh.doctor_cron_jobs() as d;
@@ -74,7 +74,7 @@ begin
         'a run within the last ' || settings.alert_after,
         not is_late,
         coalesce('last run ended ' || date_trunc('second', last_run.finished_at), 'there has been none'),
-        'SELECT qr_refresh.schedule(); and by hand: SELECT refresh_qr_codes();';
+        'The job of pg_cron is not there or fails: see its own checks. By hand: SELECT refresh_qr_codes();';
     if last_run.id is not null then
         return query select
             'last run',

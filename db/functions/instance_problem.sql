@@ -11,7 +11,7 @@ as $$
         when coalesce(instance_token, '') = ''
             then 'instance token is missing'
         -- CR and LF would add headers of their own; beyond ASCII the bytes are anybody's guess.
-        when instance_token !~ '^[!-~]([ -~]*[!-~])?$' or length(instance_token) > 255
+        when instance_token collate "C" !~ '^[!-~]([ -~]*[!-~])?$' or length(instance_token) > 255
             then 'instance token cannot be sent as an HTTP header'
     end
 $$;

@@ -37,7 +37,7 @@ begin
                 else (
                     select rtrim(v.base_url, '/')
                     from qr_refresh.evolution_servers as v
-                    where v.server_name = e.evolution_server
+                    where v.server_name = e.evolution_server::text
                 )
             end as base_url,
             s.instance_name is null as is_new,

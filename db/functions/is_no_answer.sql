@@ -18,6 +18,6 @@ revoke all on function qr_refresh.is_no_answer(text) from public;
 
 comment on function qr_refresh.is_no_answer(text) is
 'Whether an attempt that failed got no answer of Evolution API.
-error: reason of outcome failed, as in qr_refresh.instance_state; NULL for other outcomes.
+error: as in qr_refresh.instance_state.
 Returns true or false, never NULL.
 Privileges: EXECUTE for nobody but the owner and superusers.';

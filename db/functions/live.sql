@@ -10,9 +10,12 @@ declare
     progress pg_catalog.jsonb;
 begin
     loop
+        -- Whatever the default: a stricter level would lose whole ticks to rows that change meanwhile,
+        -- and a commit that fails would end the minute.
+        commit;
+        set transaction isolation level read committed;
         progress := qr_refresh.live_tick(lane, worker, workers, progress);
         exit when progress is null;
-        commit;
     end loop;
 end
 $$;
@@ -23,7 +26,7 @@ grant execute on procedure qr_refresh.live(text, integer, integer) to service_ro
 
 comment on procedure qr_refresh.live (text, integer, integer) is
 'Live mode: asks each instance when its QR code can have changed, several times a second if need be and one transaction at a time, '
-'until just before the next minute begins. SELECT qr_refresh.schedule(''live'') runs it each minute. It cannot run inside a transaction block.
+'until just before the next minute begins. Each is read committed. SELECT qr_refresh.schedule(''live'') runs it each minute. It cannot run inside a transaction block.
 lane: fast, or slow for the instances that fail, answer slowly or must be connected anew, so that nobody else waits for them. '
 'worker, workers: the share of this worker, from 1. A second call with the same lane and worker leaves at once.
 Keeps one row a minute in qr_refresh.runs, whose counts are of attempts.

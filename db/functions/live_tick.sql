@@ -89,7 +89,7 @@ begin
             failed_ticks := failed_ticks + 1;
             wait := longest_wait;
         end if;
-    exception when others then
+    exception when others or assert_failure then
         -- Not the error's text, which may quote a row. A cancel is not among `others`.
         raise log '[refresh-qr-codes] Live mode: a tick failed (SQLSTATE %)', sqlstate;
         failed_ticks := failed_ticks + 1;

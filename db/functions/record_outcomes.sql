@@ -209,6 +209,6 @@ comment on function qr_refresh.record_outcomes(
 'Updates qr_refresh.instance_state after the attempts of a run.
 asked_at: when the run began to ask. The arrays have one length: instance_names; outcomes (stored, unchanged, changed, update_failed, expired, '
 'no_qr_code, connected, closed, failed, timeout; not_attempted leaves the row as it is); qr_digests (SHA-256; NULL where there was no QR code); errors (reason '
-'of outcome failed); reconnected (connect was called on state close, NULL: not known); elapsed (seconds).
+'of outcome failed, SQLSTATE of update_failed); reconnected (connect was called on state close, NULL: not known); elapsed (seconds).
 Raises lock_not_available (55P03) when another session is adding the same instance. '
 'Privileges: EXECUTE for nobody but the owner and superusers.';

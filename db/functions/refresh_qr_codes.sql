@@ -25,6 +25,13 @@ begin
     perform qr_refresh.translate_messages(false);
     report := qr_refresh.run_cycle(instance_name, only_due, null, 1, 1);
     perform qr_refresh.translate_messages(true);
+    if report is null then
+        raise exception using
+            errcode = 'QR001',
+            message = 'there is no such instance',
+            detail = 'No row of evolution_instances has this instance_name.',
+            hint = 'Names are case-sensitive: SELECT instance_name FROM evolution_instances;';
+    end if;
     -- A run that found nothing due writes nothing.
     if not only_due or report -> 'results' is distinct from '[]' then
         perform qr_refresh.record_run(

@@ -52,12 +52,7 @@ as $python$
     if instances is None:
         return json.dumps({"success": False, "error": "Error fetching instances"})
     if instance_name is not None and not instances and not only_due:
-        plpy.error(
-            "there is no such instance",
-            detail="No row of evolution_instances has this instance_name.",
-            hint="Names are case-sensitive: SELECT instance_name FROM evolution_instances;",
-            sqlstate="QR001",
-        )
+        return None
     instances = [row for row in instances if row["is_connecting"]]
     columns = ("name", "token", "base_url", "check_state", "connect_on_close")
     names, tokens, urls, checks, reconnects = ([row[c] for row in instances] for c in columns)
@@ -96,6 +91,7 @@ as $python$
             for i, row in zip(part, run(command, types, rows), strict=True):
                 outcomes[i] = row["outcome"]
                 if row.get("error_code"):
+                    answers[i]["error"] = f"SQLSTATE {row['error_code']}"
                     log(f"Database update failed for {names[i]} (SQLSTATE {row['error_code']})")
 
     stored_at = time.time()
@@ -158,6 +154,5 @@ revoke all on function qr_refresh.run_cycle(text, boolean, text, integer, intege
 comment on function qr_refresh.run_cycle(text, boolean, text, integer, integer) is
 'Does one run; public.refresh_qr_codes() and live mode call it.
 instance_name, only_due: as in public.refresh_qr_codes(). lane: NULL for a run of its own; fast or slow for a tick of live mode. worker, workers: the share of this worker, from 1.
-Returns the report of public.refresh_qr_codes().
-Errors: QR001 no row has this instance_name.
+Returns the report of public.refresh_qr_codes(); NULL where no row has this instance_name.
 Privileges: EXECUTE for nobody but the owner and superusers.';

@@ -34,7 +34,7 @@ as $python$
 
     found = plpy.execute(
         plpy.prepare(
-            "select qr_code from public.evolution_instances where instance_name::text = $1",
+            "select qr_code::text from public.evolution_instances where instance_name::text = $1",
             ["text"],
         ),
         [instance_name],

@@ -32,7 +32,8 @@ comment on column qr_refresh.status.qr_age is
 comment on column qr_refresh.status.last_outcome is
 'Of the last attempt: stored, unchanged, no_qr_code, connected, closed, expired, changed, failed, update_failed, timeout. '
 'NULL: not asked yet.';
-comment on column qr_refresh.status.last_error is 'Short reason of the outcome failed, without host and token.';
+comment on column qr_refresh.status.last_error is
+'Short reason of the outcome failed, without host and token; SQLSTATE of update_failed.';
 comment on column qr_refresh.status.failures is
 'Attempts since the last live QR code was seen: without a QR code, with a dead one, or failed.';
 comment on column qr_refresh.status.last_attempt_at is 'When Evolution API was last asked.';

@@ -12,6 +12,7 @@ as $$
 declare
     written_at constant timestamptz := clock_timestamp();
     outcomes text [];
+    written bigint;
 begin
     for i in 1 .. cardinality(instance_names) loop
         outcome := 'connected';
@@ -22,16 +23,19 @@ begin
             from public.evolution_instances as e
             where e.instance_name::text = instance_names[i]
             for no key update nowait;
-            update public.evolution_instances as e
-            set instance_status = connected_status, qr_code = null, last_qr_update = written_at
-            where
-                e.instance_name::text = instance_names[i]
-                and e.instance_token::text = instance_tokens[i]
-                and e.instance_status = 'connecting';
-            if not found then
+            -- As a literal, which fits an enum as well.
+            execute format(
+                'update public.evolution_instances as e'
+                ' set instance_status = %L, qr_code = null, last_qr_update = $1'
+                ' where e.instance_name::text = $2 and e.instance_token::text = $3'
+                ' and e.instance_status = ''connecting''',
+                connected_status
+            ) using written_at, instance_names[i], instance_tokens[i];
+            get diagnostics written = row_count;
+            if written = 0 then
                 outcome := 'changed';
             end if;
-        exception when others then
+        exception when others or assert_failure then
             outcome := 'update_failed';
             error_code := sqlstate;
         end;

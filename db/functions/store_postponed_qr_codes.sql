@@ -18,6 +18,8 @@ as $$
 declare
     outcomes text [] := array_fill(null::text, array[cardinality(instance_names)]);
     error_codes text [] := outcomes;
+    is_free boolean;
+    is_written boolean;
 begin
     begin
         perform set_config('default_toast_compression', 'lz4', true);
@@ -46,16 +48,24 @@ begin
                         and e.instance_token::text = instance_tokens[i]
                         and e.instance_status = 'connecting'
                     for no key update skip locked
+                ), written as (
+                    update public.evolution_instances as e
+                    set qr_code = qr_codes[i], last_qr_update = stored_at
+                    from free as f
+                    where
+                        f.instance_name = e.instance_name
+                        and f.instance_token = e.instance_token
+                        and e.instance_status = 'connecting'
+                    returning e.instance_name
                 )
-                update public.evolution_instances as e
-                set qr_code = qr_codes[i], last_qr_update = stored_at
-                from free as f
-                where
-                    f.instance_name = e.instance_name
-                    and f.instance_token = e.instance_token
-                    and e.instance_status = 'connecting';
-                if found then
+                select exists (select from free), exists (select from written)
+                into is_free, is_written;
+                if is_written then
                     outcomes[i] := 'stored';
+                elsif is_free then
+                    -- A trigger has returned NULL.
+                    outcomes[i] := 'update_failed';
+                    error_codes[i] := '09000';
                 elsif not exists (
                     select
                     from public.evolution_instances as e
@@ -66,7 +76,7 @@ begin
                 ) then
                     outcomes[i] := 'changed';
                 end if; -- else somebody else has locked it
-            exception when others then
+            exception when others or assert_failure then
                 outcomes[i] := 'update_failed';
                 error_codes[i] := sqlstate;
             end;
@@ -99,5 +109,5 @@ comment on function qr_refresh.store_postponed_qr_codes(
 instance_names, instance_tokens, qr_codes: arrays of one length. stored_at: the value for last_qr_update. gives_up_at: until then '
 'locked rows are tried again, and what triggers wait for is waited for up to 0.1 s; afterwards each is tried once.
 Returns one row for each element, in order: outcome (stored; changed: the row is no longer connecting, has another token or is gone; '
-'update_failed), error_code (SQLSTATE for outcome update_failed; 55P03: the row stayed locked).
+'update_failed), error_code (SQLSTATE for outcome update_failed; 55P03: the row stayed locked; 09000: a trigger has kept it as it was).
 Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';

@@ -81,7 +81,7 @@ begin
 
     perform qr_refresh.notify_stored(instance_names, outcomes, stored_at);
     return query select unnest(outcomes);
-exception when others then
+exception when others or assert_failure then
     return query select 'postponed' from unnest(instance_names);
 end
 $$;

@@ -16,7 +16,7 @@ add column if not exists reconnects integer not null default 0,
 add column if not exists is_slow boolean not null default false;
 
 comment on column qr_refresh.instance_state.error is
-'Short reason of the last outcome failed, without host and token; NULL for other outcomes.';
+'Short reason of the last outcome failed, without host and token; SQLSTATE of update_failed; NULL for other outcomes.';
 comment on column qr_refresh.instance_state.answered_at is
 'When Evolution API was last asked and told which QR code there is, or that there is none.';
 comment on column qr_refresh.instance_state.failures is

@@ -3,7 +3,7 @@
 alter table qr_refresh.settings add column if not exists notify boolean not null default true;
 
 comment on column qr_refresh.settings.notify is
-'Whether each stored QR code is told to sessions that LISTEN to channel qr_refresh, as {"instance_name", "last_qr_update"}. '
+'Whether each QR code that is stored, or cleared after a scan, is told to sessions that LISTEN to channel qr_refresh, as {"instance_name", "last_qr_update"}. '
 'Any role that can connect may listen.';
 
 -- migrate:down

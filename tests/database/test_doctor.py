@@ -70,6 +70,13 @@ def test_nothing_is_wrong_where_all_is_well(patient: Job) -> None:
 
 
 PYTHON = "do language plpython3u $python$ {} $python$"
+REFUSALS = "rows take their QR codes"
+TRIGGER = (
+    "create function of_app() returns trigger language plpgsql as $$ begin {}; end $$;"
+    "create trigger of_app before update on evolution_instances"
+    " for each row execute function of_app();"
+    "select refresh_qr_codes()"
+)
 # check: (what breaks it, ok after that, a part of the detail)
 BREAKS: list[tuple[str, str, bool | None, str]] = [
     ("PL/Python", "drop extension plpython3u cascade", False, "is not created"),
@@ -125,11 +132,66 @@ BREAKS: list[tuple[str, str, bool | None, str]] = [
         "shop: instance token is missing",
     ),
     (
+        "tokens of connecting instances",
+        "alter table evolution_instances alter instance_name drop not null;"
+        "update evolution_instances set instance_name = null",
+        False,
+        "NULL: instance name cannot be part of a URL",
+    ),
+    (
         "index on instance_status",
         "drop index evolution_instances_instance_status_idx;"
         "update pg_class set reltuples = 20000 where relname = 'evolution_instances'",
         False,
         "none, about 20000 rows",
+    ),
+    (REFUSALS, "select 1", True, "none was refused"),
+    (
+        REFUSALS,
+        "alter table evolution_instances add constraint tiny check (length(qr_code) < 9) not valid;"
+        "select refresh_qr_codes()",
+        False,
+        'violates check constraint "tiny" (SQLSTATE 23514)',
+    ),
+    (
+        REFUSALS,
+        "create table audit (name text);"
+        + TRIGGER.format("insert into public.audit values (new.instance_name); return new"),
+        False,
+        "permission denied for table audit (SQLSTATE 42501), in function public.of_app()",
+    ),
+    (
+        REFUSALS,
+        TRIGGER.format("perform helper_of_app(); return new"),
+        False,
+        "function helper_of_app() does not exist (SQLSTATE 42883), in function public.of_app()",
+    ),
+    (REFUSALS, TRIGGER.format("return null"), False, "a trigger or a rule keeps the row as it is"),
+    (
+        REFUSALS,
+        TRIGGER.format("raise exception 'no, %', new.instance_token"),
+        False,
+        "shop: refused (SQLSTATE P0001), in function public.of_app()",
+    ),
+    (
+        REFUSALS,
+        "alter table evolution_instances drop constraint evolution_instances_pkey;"
+        "create publication of_app for table evolution_instances; select refresh_qr_codes()",
+        False,
+        "does not have a replica identity",
+    ),
+    (
+        REFUSALS,
+        "create publication of_app for table evolution_instances where (instance_status = 'error');"
+        "select refresh_qr_codes()",
+        False,
+        "Column used in the publication WHERE expression is not part of the replica identity",
+    ),
+    (
+        REFUSALS,
+        "update qr_refresh.instance_state set outcome = 'update_failed'",
+        None,
+        "would be stored now",
     ),
     ("role qr_refresh_owner", "alter role qr_refresh_owner login", False, "can log in"),
     ("role qr_refresh_owner", "alter role qr_refresh_owner superuser", False, "superuser"),
@@ -230,6 +292,14 @@ def test_a_check_turns_when_what_it_checks_is_broken(
     found = break_and_look(patient, check, how)
     assert found["ok"] is ok
     assert detail in found["detail"]
+
+
+def test_looking_at_a_refusal_changes_nothing(patient: Job) -> None:
+    patient.connection.execute("update qr_refresh.instance_state set outcome = 'update_failed'")
+    before = patient.row("shop")
+    assert findings(patient.connection)[REFUSALS]["ok"] is None
+    assert patient.row("shop") == before
+    assert patient.value("select current_user") == patient.value("select session_user")
 
 
 def test_a_malformed_environment_variable_is_named_as_the_source(patient: Job) -> None:

@@ -139,6 +139,7 @@ def test_a_server_that_speaks_another_language_changes_no_report_and_no_error(
                 job.run("personne")
             assert raised.value.sqlstate == "QR001"
             assert "there is no such instance" in (raised.value.diag.message_primary or "")
+            assert "par z" in message_of_division(job.connection)
 
             # A cancel in the middle of HTTP is told apart by its code, not by its words.
             simulator.instance("café").answer_with = Trouble.HANG

@@ -203,20 +203,78 @@ def test_a_row_that_another_table_refers_to_meanwhile_is_stored(
     assert fetched(hostile_job, "shop")
 
 
+@pytest.mark.parametrize("what", ["raise exception 'no, %', new.instance_token", "assert false"])
 def test_a_trigger_that_comes_meanwhile_and_raises_costs_only_its_row(
-    hostile_job: Job, connect: Callable[[], Connection], hold: Callable[..., HeldRun]
+    hostile_job: Job,
+    connect: Callable[[], Connection],
+    hold: Callable[..., HeldRun],
+    what: str,
 ) -> None:
     application = connect()
     run = hold("bad", "good")
     application.execute(
         "create function refuse() returns trigger language plpgsql as"
-        " $$ begin raise exception 'no, %', new.instance_token; end $$;"
+        f" $$ begin {what}; end $$;"
         " create trigger refuse before update on evolution_instances"
         " for each row when (new.instance_name = 'bad') execute function refuse()"
     )
     assert run.release() == {"bad": REFUSED, "good": STORED}
     assert hostile_job.row("bad").qr_code == OLD_QR
     assert fetched(hostile_job, "good")
+
+
+OF_APP = "create trigger of_app before update on evolution_instances for each row execute function "
+FUNCTION = "create function of_app() returns trigger language plpgsql {} as $$ begin {}; end $$;"
+# What applications, above all on Supabase, have on their tables: name, then what sets it up.
+USUAL_TRIGGERS = {
+    "now()": FUNCTION.format("", "new.updated_at = now(); return new") + OF_APP + "of_app()",
+    "moddatetime": "create schema extensions; create extension moddatetime schema extensions;"
+    + OF_APP
+    + "extensions.moddatetime(updated_at)",
+    "auth.uid()": "create schema auth; grant usage on schema auth to public;"
+    "create function auth.uid() returns uuid language sql stable as"
+    " $$ select nullif(current_setting('request.jwt.claim.sub', true), '')::uuid $$;"
+    "alter table evolution_instances add updated_by uuid default gen_random_uuid();"
+    + FUNCTION.format(
+        "", "new.updated_by = auth.uid(); new.updated_at = clock_timestamp(); return new"
+    )
+    + OF_APP
+    + "of_app()",
+    "audit": "create table audit (name text);"
+    + FUNCTION.format(
+        "security definer set search_path = public",
+        "insert into audit values (new.instance_name); new.updated_at = now(); return new",
+    )
+    + OF_APP
+    + "of_app()",
+}
+
+
+@pytest.mark.parametrize("trigger", USUAL_TRIGGERS)
+def test_the_usual_triggers_work(job: Job, trigger: str) -> None:
+    job.add("shop")
+    job.connection.execute(USUAL_TRIGGERS[trigger].encode())
+    job.connection.execute("set role service_role")
+    assert job.run()["results"] == [{"instance_name": "shop", **STORED}]
+    job.connection.execute("reset role")
+    assert job.value("select updated_at > created_at from evolution_instances")
+    assert read_qr(job.row("shop").qr_code) == job.simulator.current_code("shop")
+
+
+def test_a_row_that_a_trigger_skips_is_refused_and_is_no_locked_one(job: Job) -> None:
+    job.add("good")
+    job.add("skipped")
+    job.connection.execute(
+        "create function skip() returns trigger language plpgsql as $$ begin return null; end $$;"
+        " create trigger skip before update on evolution_instances"
+        " for each row when (new.instance_name = 'skipped') execute function skip()"
+    )
+    assert [job.result(name) for name in ("good", "skipped")] == [STORED, REFUSED]
+    assert job.row("skipped").qr_code is None
+    # 55P03 would be that of a locked row, for which the run would have waited.
+    assert job.value("select last_error from qr_refresh.status where failures > 0") == (
+        "SQLSTATE 09000"
+    )
 
 
 def test_a_check_that_a_row_fails_from_now_on_costs_only_that_row(

@@ -56,6 +56,41 @@ def tick(job: Job, lane: str = "fast") -> list[str]:
     return [result["instance_name"] for result in report["results"]] if report else []
 
 
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_live_mode_is_read_committed_whatever_the_default(
+    job: Job, connect: Callable[[], Connection], level: str
+) -> None:
+    job.connection.execute(
+        "create function note() returns trigger language plpgsql as $$ begin"
+        " new.level = current_setting('transaction_isolation'); return new; end $$;"
+        "alter table evolution_instances add level text;"
+        "create trigger note before update on evolution_instances"
+        " for each row execute function note()"
+    )
+    name = job.connection.info.dbname
+    job.connection.execute(
+        f"alter database {name} set default_transaction_isolation = '{level}'".encode()
+    )
+    job.add("shop")
+    with live(job, connect) as session:
+        wait_until(lambda: job.row("shop").qr_code, "a QR code is stored")
+        job.let_time_pass(60)
+        code = job.simulator.current_code("shop")
+        wait_until(lambda: read_qr(job.row("shop").qr_code) == code, "the next one is stored")
+    assert session.execute("show default_transaction_isolation").fetchone() == (level,)
+    assert job.value("select level from evolution_instances") == "read committed"
+
+
+def test_live_mode_inside_a_transaction_block_asks_nobody(job: Job) -> None:
+    job.add("shop")
+    with (
+        pytest.raises(psycopg.errors.InvalidTransactionTermination),
+        job.connection.transaction(),
+    ):
+        job.connection.execute("call qr_refresh.live()")
+    assert job.simulator.total_requests == 0
+
+
 def test_a_new_row_is_due_at_once_and_then_not_for_a_while(job: Job, simulator: Simulator) -> None:
     job.add("shop")
     first = job.value("select refresh_qr_codes(only_due => true)")

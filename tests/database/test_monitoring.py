@@ -79,6 +79,29 @@ def test_stamping_a_dead_qr_again_does_not_make_it_live(job: Job) -> None:
     assert row(job, "status")["is_live"] is False
 
 
+def test_a_live_qr_that_is_seen_again_after_the_state_was_lost_is_live(job: Job) -> None:
+    job.add("shop")
+    job.run()
+    job.connection.execute(
+        "update evolution_instances set last_qr_update = last_qr_update - interval '30 s';"
+        "delete from qr_refresh.instance_state"
+    )
+    assert row(job, "status")["is_live"] is False
+    job.value("select qr_refresh.refresh_due('fast', 1, 1)::text")
+    status = row(job, "status")
+    assert (status["last_outcome"], status["is_live"]) == ("unchanged", True)
+
+
+def test_a_timestamp_that_is_read_in_another_time_zone_does_not_matter(job: Job) -> None:
+    job.connection.execute("alter table evolution_instances alter last_qr_update type timestamp")
+    job.add("shop")
+    for writer, reader in (("UTC", "Asia/Tokyo"), ("UTC", "America/Lima")):
+        job.connection.execute(f"set timezone = '{writer}'".encode())
+        assert job.run()["refreshed"] == 1
+        job.connection.execute(f"set timezone = '{reader}'".encode())
+        assert row(job, "status")["is_live"] is True
+
+
 def test_a_qr_that_the_application_has_cleared_is_not_live(job: Job) -> None:
     job.add("shop")
     job.run()
@@ -90,7 +113,8 @@ def test_a_qr_that_could_not_be_stored_is_not_live(job: Job) -> None:
     job.connection.execute("alter table evolution_instances add check (qr_code is null)")
     job.add("shop")
     assert job.run()["failed"] == 1
-    assert row(job, "status")["is_live"] is False
+    shop = row(job, "status")
+    assert (shop["is_live"], shop["last_error"]) == (False, "SQLSTATE 23514")
 
 
 def test_status_shows_what_live_mode_knows(job: Job) -> None:

@@ -1,9 +1,10 @@
-"""The application's table may have columns of any name and names that are not unique."""
+"""The application's table may have columns of any name and type, and names that are not unique."""
 
 from __future__ import annotations
 
 import re
 
+import pytest
 from psycopg import sql
 
 from tests.job import Job, read_qr
@@ -83,11 +84,37 @@ def test_columns_named_like_our_arguments_and_variables_are_in_nobodys_way(job: 
     assert status == [("refused", False), ("shop", True)]
     assert len(job.value("select qr_refresh.show_qr('shop')")) > 400
     failed = job.connection.execute(
-        "select \"check\", detail from qr_refresh.doctor() where detail like '%SQLSTATE%'"
+        "select \"check\", detail from qr_refresh.doctor() where detail like 'cannot be checked%'"
     ).fetchall()
     assert failed == []
     for view in ("health", "alerts", "metrics"):
         job.connection.execute(f"select * from qr_refresh.{view}".encode())
+
+
+@pytest.mark.parametrize("types", ["enum", "char"])
+def test_connected_status_is_written_to_a_status_of_another_type(job: Job, types: str) -> None:
+    job.set(connected_status="connected")
+    job.add("shop")
+    job.connection.execute(OTHER_TYPES[types].encode())
+    job.connection.execute(
+        "grant update (instance_status) on evolution_instances to qr_refresh_owner"
+    )
+    job.run()
+    job.simulator.scan("shop")
+    assert job.run()["failed"] == 0
+    assert job.value(
+        "select instance_status = 'connected' and qr_code is null from evolution_instances"
+    )
+
+
+def test_names_that_differ_in_case_only_get_each_their_own(job: Job) -> None:
+    names = ("shop", "Shop", "SHOP")
+    for name in names:
+        job.add(name)
+    assert job.run()["refreshed"] == 3
+    assert len({job.simulator.current_code(name) for name in names}) == 3
+    for name in names:
+        assert read_qr(job.row(name).qr_code) == job.simulator.current_code(name)
 
 
 def test_rows_of_one_name_are_all_stored(job: Job) -> None:
@@ -102,3 +129,59 @@ def test_rows_of_one_name_are_all_stored(job: Job) -> None:
         "select qr_code from evolution_instances where instance_name = 'shop'"
     ).fetchall()
     assert [read_qr(code) for (code,) in codes] == [job.simulator.current_code("shop")] * 2
+
+
+RETYPE = "alter table evolution_instances alter {} type {};"
+OTHER_TYPES = {
+    "char": RETYPE.format("instance_name", "char(60)")
+    + RETYPE.format("instance_token", "char(60)")
+    + RETYPE.format("instance_status", "char(20)")
+    + RETYPE.format("qr_code", "char(40000)"),
+    "citext": "create schema app; create extension citext schema app;"
+    + RETYPE.format("instance_name", "app.citext")
+    + RETYPE.format("instance_token", "app.citext")
+    + RETYPE.format("instance_status", "app.citext")
+    + RETYPE.format("qr_code", "app.citext"),
+    "case-insensitive collation": "create collation ci"
+    " (provider = icu, locale = 'und-u-ks-level2', deterministic = false);"
+    + RETYPE.format("instance_name", "text collate ci")
+    + RETYPE.format("instance_token", "text collate ci")
+    + RETYPE.format("qr_code", "text collate ci"),
+    "enum": "create type status as enum ('connecting', 'connected');"
+    " alter table evolution_instances"
+    " drop constraint evolution_instances_instance_status_check,"
+    " alter instance_status drop default,"
+    " alter instance_status type status using instance_status::status;",
+    "domain": "create domain picture as text check (value like 'data:image/png;base64,%');"
+    "create domain token as varchar(60) check (length(value) > 3);"
+    + RETYPE.format("qr_code", "picture")
+    + RETYPE.format("instance_token", "token"),
+    "uuid": RETYPE.format("instance_name", "uuid using instance_name::uuid")
+    + RETYPE.format("evolution_server", "uuid using evolution_server::uuid"),
+    "number": RETYPE.format("evolution_server", "integer using evolution_server::integer"),
+    "timestamp": RETYPE.format("last_qr_update", "timestamp"),
+    "text": RETYPE.format("last_qr_update", "text"),
+}
+
+
+@pytest.mark.parametrize("types", OTHER_TYPES)
+def test_columns_of_other_types_are_used_everywhere(job: Job, types: str) -> None:
+    name = "6b1f4a3e-6a5c-4a3e-9d5b-6b1f4a3e6a5c"
+    job.add(name)
+    job.connection.execute(OTHER_TYPES[types].encode())
+    assert job.run()["refreshed"] == 1
+    first = read_qr(job.value("select qr_code::text from evolution_instances"))
+    assert first == job.simulator.current_code(name)
+    job.let_time_pass(60)
+    job.value("select qr_refresh.refresh_due('fast', 1, 1)::text")
+    second = read_qr(job.value("select qr_code::text from evolution_instances"))
+    assert second == job.simulator.current_code(name) != first
+    status = job.connection.execute("select instance_name, is_live from qr_refresh.status")
+    assert status.fetchall() == [(name, True)]
+    assert len(job.value("select qr_refresh.show_qr(%s)", name)) > 400
+    failed = job.connection.execute(
+        "select \"check\", detail from qr_refresh.doctor() where detail like 'cannot be checked%'"
+    ).fetchall()
+    assert failed == []
+    for view in ("health", "alerts", "metrics"):
+        job.connection.execute(f"select * from qr_refresh.{view}".encode())

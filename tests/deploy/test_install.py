@@ -10,6 +10,8 @@ import pytest
 
 from tests.deploy.installation import OURS, ROOT, make, migrated, run_dist, value
 from tests.engines import Server, start_postgres
+from tests.job import Job, read_qr
+from tests.simulator import Simulator
 
 
 def test_an_empty_database_gets_the_job_and_the_table(empty_database: str) -> None:
@@ -112,6 +114,107 @@ def test_a_table_without_instance_name_stops_the_installation(empty_database: st
         )
         == 1
     )
+
+
+ENUM = "create type status as enum ('open', 'close');"
+TABLE = """
+    create table evolution_instances (
+        instance_name {instance_name}, instance_token {instance_token},
+        instance_status {instance_status}, qr_code {qr_code}, last_qr_update {last_qr_update}
+    )
+"""
+USABLE = {
+    "instance_name": "varchar(100) unique",
+    "instance_token": "uuid",
+    "instance_status": "varchar(20)",
+    "qr_code": "varchar(100000)",
+    "last_qr_update": "timestamp",
+}
+
+
+def test_a_table_with_other_types_of_text_and_time_is_accepted(empty_database: str) -> None:
+    with psycopg.connect(empty_database) as connection:
+        connection.execute("create domain name_of_instance as uuid")
+        columns = USABLE | {"instance_name": "name_of_instance unique"}
+        connection.execute(TABLE.format(**columns).encode())
+    migrated(empty_database)
+
+
+@pytest.mark.parametrize(
+    ("column", "type_", "detail", "hint"),
+    [
+        ("instance_name", "json", "Its type is json", "text, varchar, citext, uuid or a number"),
+        ("instance_token", "jsonb", "Its type is jsonb", "text, varchar, citext or uuid"),
+        ("instance_status", "status", '"connecting"', "ADD VALUE 'connecting'"),
+        ("instance_status", "integer", '"connecting"', "text, varchar, citext, or an enum"),
+        ("qr_code", "varchar(255)", "Its type is character varying(255)", "TYPE text"),
+        ("qr_code", "bytea", "is of type bytea", "TYPE text"),
+        ("qr_code", "text generated always as ('x') stored", "DEFAULT", "not generated"),
+        ("last_qr_update", "bigint", "bigint", "timestamptz or timestamp"),
+    ],
+)
+@pytest.mark.parametrize("way", ["migrate", "dist"])
+def test_a_column_that_the_job_cannot_use_is_named_and_nothing_is_installed(
+    empty_database: str, way: str, column: str, type_: str, detail: str, hint: str
+) -> None:
+    with psycopg.connect(empty_database) as connection:
+        connection.execute((ENUM + TABLE.format(**(USABLE | {column: type_}))).encode())
+    if way == "migrate":
+        result = make("migrate", empty_database)
+        assert result.returncode != 0
+        output = result.stdout + result.stderr
+    else:
+        with pytest.raises(psycopg.Error) as raised:
+            run_dist(empty_database)
+        assert raised.value.sqlstate == "QR009"
+        output = str(raised.value) + (raised.value.diag.message_hint or "")
+    assert f"the job cannot use column {column} of public.evolution_instances" in output
+    assert detail in output
+    assert hint in output
+    assert value(empty_database, OURS) == 1  # the table
+
+
+KINDS = {
+    "partitioned by status": TABLE + " partition by list (instance_status);"
+    "create table connecting partition of evolution_instances for values in ('connecting');"
+    "create table others partition of evolution_instances default",
+    "with a child": TABLE + "; create table child () inherits (evolution_instances)",
+    "unlogged": TABLE.replace("create table", "create unlogged table"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_of_another_kind_gets_its_qr_codes(
+    empty_database: str, simulator: Simulator, kind: str
+) -> None:
+    columns = USABLE | {"instance_name": "text", "instance_token": "text", "qr_code": "text"}
+    with psycopg.connect(empty_database) as connection:
+        connection.execute(KINDS[kind].format(**columns).encode())
+    migrated(empty_database)
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        job = Job(connection, simulator)
+        job.set(evolution_api_base_url=simulator.base_url)
+        job.add("shop")
+        job.add("bar")
+        if kind == "with a child":
+            connection.execute(
+                "insert into child select * from only evolution_instances"
+                " where instance_name = 'bar';"
+                "delete from only evolution_instances where instance_name = 'bar'"
+            )
+        assert job.run()["refreshed"] == 2
+        for name in ("shop", "bar"):
+            assert read_qr(job.row(name).qr_code) == simulator.current_code(name)
+
+
+def test_a_view_in_the_place_of_the_table_is_refused(empty_database: str) -> None:
+    with psycopg.connect(empty_database) as connection:
+        connection.execute("create view evolution_instances as select 'shop' as instance_name")
+    result = make("migrate", empty_database)
+    assert result.returncode != 0
+    assert "public.evolution_instances is not a table" in result.stderr
+    assert "Let the table that holds the rows have this name" in result.stderr
+    assert value(empty_database, OURS) == 1  # the view
 
 
 def test_two_installations_at_once_both_succeed(empty_database: str) -> None:
