@@ -1,9 +1,13 @@
 -- qr_refresh.doctor_refusals(): the part of qr_refresh.doctor() about rows that take no QR code.
 create or replace function qr_refresh.doctor_refusals()
 returns table ("check" text, ok boolean, detail text, fix text)
-language plpgsql volatile parallel unsafe security invoker
+-- Not the caller with another role: a trigger could then take the caller's own again.
+language plpgsql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '100ms'
+set debug_print_parse = off
+set debug_print_rewritten = off
+set debug_print_plan = off
 as $$
 #variable_conflict use_variable
 declare
@@ -29,7 +33,6 @@ begin
         return;
     end if;
     begin
-        perform set_config('role', 'qr_refresh_owner', true);
         with free as (
             select e.instance_name
             from public.evolution_instances as e
@@ -41,7 +44,7 @@ begin
         from free as f
         where f.instance_name = e.instance_name;
         is_written := found;
-        -- Takes back the row and the role.
+        -- Takes the row back.
         raise transaction_rollback;
     exception when others or assert_failure then
         get stacked diagnostics
@@ -98,4 +101,4 @@ revoke all on function qr_refresh.doctor_refusals() from public;
 comment on function qr_refresh.doctor_refusals() is
 'Part of qr_refresh.doctor(), which describes the columns: where a QR code was refused last, writes one there once more, '
 'tells what the database says, and takes it back.
-Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';
+Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers. Runs with the privileges of qr_refresh_owner, as the job does.';
