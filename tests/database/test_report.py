@@ -196,7 +196,7 @@ def test_a_reset_connection_costs_no_other_instance(job: Job) -> None:
 
 
 def test_what_a_run_does_not_reach_is_reported_and_comes_first_in_the_next(job: Job) -> None:
-    job.set(request_timeout="300 ms", run_timeout="300 ms", max_concurrency=1)
+    job.set(request_timeout="1 s", run_timeout="1 s", max_concurrency=1)
     job.add("a", qr_code=OLD_QR).answer_with = Trouble.HANG
     job.add("b", qr_code=OLD_QR)
     assert job.run()["results"] == [
