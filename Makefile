@@ -55,7 +55,7 @@ fuzz: $(VENV)/complete ## try what reads the answers on FUZZ_EXAMPLES=10000 made
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-10000} $(VENV)/bin/python -m pytest tests/unit/test_read_answer_fuzz.py
 
 .PHONY: bench
-bench: setup ## measure the job beside a bare asyncio client and the sequential way, as ratios
+bench: setup ## measure the job beside a bare asyncio client and the sequential way, as ratios; BENCH_ROUNDS=3
 	@$(VENV)/bin/python -m tests.bench
 
 .PHONY: coverage

@@ -2,12 +2,15 @@
 
 All three ask the same simulated server, in turn, in the same run, so that the ratios hold also
 where the machine's speed drifts. The server is on this machine.
+
+Environment: BENCH_ROUNDS (3), of which the medians are printed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -24,7 +27,7 @@ from tests.job import install
 from tests.simulator import Trouble, running_simulator
 
 CONCURRENCY = 200
-ROUNDS = 3
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 SEQUENTIAL_SAMPLE = 10  # instances; the rest of a sequential run is more of the same
 REQUEST_TIMEOUT = 2.0  # seconds; for all three
 WORKLOADS = (  # instances, server latency in seconds, how many of the instances hang
