@@ -151,8 +151,9 @@ function draw() {
   byId("empty").hidden = cards.size > 0 || database !== "online";
 }
 
+// A browser tells of this only with its next frame, and the dialog may be open again by then.
 dialog.addEventListener("close", () => {
-  enlarged = null;
+  if (!dialog.open) enlarged = null;
 });
 
 // A server that answers, but not with events: it may have another token since its last start. To

@@ -315,6 +315,30 @@ def test_the_keyboard_enlarges_a_code_and_keeps_its_place(job: Job, page: Page) 
     expect(card(page, "hotel").get_by_role("heading")).to_be_focused()
 
 
+def test_a_code_enlarged_again_at_once_changes_with_its_card(job: Job, page: Page) -> None:
+    job.add("hotel")
+    job.run()
+    expect(state(page, "hotel")).to_have_text(LIVE)
+    dialog = page.get_by_role("dialog")
+    # In one turn of the browser, as two quick keys on a busy machine: it tells of the first close
+    # after the second click.
+    card(page, "hotel").get_by_role("button").evaluate("""async (button) => {
+        const dialog = document.querySelector("dialog");
+        const closed = new Promise((resolve) => dialog.addEventListener("close", resolve));
+        button.click();
+        dialog.close();
+        button.click();
+        await closed;
+    }""")
+    expect(dialog).to_be_visible()
+    before = dialog.locator("img").get_attribute("src")
+    assert before is not None
+    job.simulator.clock.advance(ROTATION)
+    job.run()
+    expect(dialog.locator("img")).not_to_have_attribute("src", before, timeout=SOON)
+    assert read_screenshot(dialog) == job.simulator.current_code("hotel")
+
+
 def test_a_screen_reader_hears_of_states_and_not_of_each_new_code(
     job: Job, live_page: str, browser: Browser
 ) -> None:
