@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -143,9 +147,10 @@ class Board:
             connect_timeout=5,
             application_name="refresh-qr-codes live page",
         ) as connection:
-            await connection.execute("listen qr_refresh")
+            with _cut_off_when_late(connection):
+                await connection.execute("listen qr_refresh")
             while True:
-                async with asyncio.timeout(READ_TIMEOUT):
+                with _cut_off_when_late(connection):
                     rows = await self._read(connection)
                 await self._take(rows)
                 async for _ in connection.notifies(timeout=READ_INTERVAL, stop_after=1):
@@ -178,6 +183,33 @@ class Board:
         async with self._changed:
             self._changes += 1
             self._changed.notify_all()
+
+
+@contextlib.contextmanager
+def _cut_off_when_late(connection: psycopg.AsyncConnection[DictRow]) -> Iterator[None]:
+    """End a connection on which the answer takes longer than READ_TIMEOUT.
+
+    Raises:
+        TimeoutError: it did.
+    """
+    # Not asyncio.timeout: psycopg then asks the server to cancel, and waits for its answer to that
+    # as well. Debian 13's psycopg (3.2.6) does so for ever.
+    loop = asyncio.get_running_loop()
+    with socket.socket(fileno=os.dup(connection.fileno())) as link:
+        timer = loop.call_later(READ_TIMEOUT, _shut_down, link)
+        try:
+            yield
+        except psycopg.OperationalError:
+            if loop.time() < timer.when():
+                raise
+            raise TimeoutError from None
+        finally:
+            timer.cancel()
+
+
+def _shut_down(link: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the other side was faster
+        link.shutdown(socket.SHUT_RDWR)
 
 
 def _card(row: dict[str, Any], former: Card | None, now: float) -> Card:

@@ -80,9 +80,10 @@ async def serving(
         shown_host = f"[{reached}]" if ":" in reached else reached
         yield f"http://{shown_host}:{runner.addresses[0][1]}/"
     finally:
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
+        # More than once: psycopg takes the first as a reason to wait for a server that hangs.
+        while not watching.done():
+            watching.cancel()
+            await asyncio.wait([watching], timeout=1.0)
         await runner.cleanup()
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +19,7 @@ import psycopg
 import pytest
 import requests
 
+from examples.live_page import board
 from examples.live_page.server import serving
 from tests.engines import ROOT, Server
 from tests.job import Connection, Job, install
@@ -208,6 +212,40 @@ def test_a_database_that_hangs_is_offline_and_its_end_is_noticed(
             assert next(event for event in stream if event["database"] == "online")
         finally:
             send("CONT")
+
+
+@contextlib.asynccontextmanager
+async def mute_database() -> AsyncIterator[str]:
+    """A server that lets everybody in and then never says a word; yields its URL."""
+
+    async def let_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        length = int.from_bytes(await reader.readexactly(4), "big")
+        await reader.readexactly(length - 4)
+        # AuthenticationOk, BackendKeyData, ReadyForQuery.
+        writer.write(b"R\0\0\0\x08\0\0\0\0" + b"K\0\0\0\x0c12345678" + b"Z\0\0\0\x05I")
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(let_in, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        yield f"postgresql://qr_page@127.0.0.1:{port}/postgres?sslmode=disable&gssencmode=disable"
+
+
+def test_a_database_that_never_answers_is_offline_and_does_not_keep_the_page_from_ending(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(board, "READ_TIMEOUT", 1.0)
+    with in_background(mute_database()) as url:
+        with in_background(serving(url)) as address:
+            stream = events(address)
+            next(stream)
+            # Not the heartbeat, which says the same as before.
+            assert next(stream)["database"] == "offline"
+            assert "database offline: no answer in time" in caplog.text
+            monkeypatch.setattr(board, "READ_TIMEOUT", 3600.0)
+            time.sleep(2)  # it has connected anew, and waits
+            begun_at = time.monotonic()
+        assert time.monotonic() - begun_at < 5
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
