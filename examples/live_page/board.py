@@ -32,15 +32,15 @@ PNG_URL = "data:image/png;base64,"
 
 # A picture is sent by the database only where last_qr_update is another one than that of the
 # picture which is here already. An `instance_status` that is an enum is compared as one, so that an
-# index on it serves.
+# index on it serves. The other columns may be of any type that the job takes.
 QUERY = """
 select
     e.instance_name::text as name,
     e.instance_status::text as status,
     e.last_qr_update::text as updated_at,
     case
-        when isfinite(e.last_qr_update)
-            then extract(epoch from clock_timestamp() - e.last_qr_update)::float8
+        when isfinite(e.last_qr_update::timestamptz)
+            then extract(epoch from clock_timestamp() - e.last_qr_update::timestamptz)::float8
     end as age,
     e.qr_code is not null as has_picture,
     known.name is not null
@@ -54,7 +54,7 @@ from public.evolution_instances as e
 left join
     unnest(%(names)s::text[], %(times)s::text[]) as known (name, updated_at)
     on known.name = e.instance_name::text
-where e.instance_status = 'connecting' or e.instance_name = any(%(names)s::text[])
+where e.instance_status = 'connecting' or e.instance_name::text = any(%(names)s::text[])
 """
 
 

@@ -288,6 +288,38 @@ def test_a_status_that_is_an_enum_serves_as_well(job: Job, live_page: str) -> No
     assert next(event for event in events(live_page) if event["cards"])
 
 
+@pytest.mark.parametrize(
+    ("column", "type_name"),
+    [
+        ("instance_name", "uuid"),
+        ("instance_name", "numeric"),
+        ("instance_name", "kind"),
+        ("last_qr_update", "timestamp"),
+        ("last_qr_update", "text"),
+    ],
+)
+def test_a_column_may_be_of_each_type_that_the_job_takes(
+    job: Job, page_database: str, column: str, type_name: str
+) -> None:
+    name = "1" if type_name == "numeric" else "6b1f4a3e-6a5c-4a3e-9d5b-6b1f4a3e6a5c"
+    job.add_row(name, qr_code=data_url(qr_text(name)))
+    job.connection.execute(f"create type kind as enum ('{name}')".encode())
+    job.connection.execute(
+        f"alter table evolution_instances alter column {column} type {type_name}"
+        f" using {column}::text::{type_name}".encode()
+    )
+    with in_background(serving(page_database)) as address:
+        stream = events(address)
+        event = next(event for event in stream if event["database"] != "unread")
+        (card,) = event["cards"]
+        assert card["name"] == name
+        assert 3600 <= card["age"] < 3660
+        # Those that are known are asked for by their names.
+        job.connection.execute("update evolution_instances set instance_status = 'connected'")
+        event = next(event for event in stream if event["cards"])
+        assert event["cards"][0]["status"] == "connected"
+
+
 def page_process(url: str | None, *options: str, **environment: str) -> subprocess.Popen[str]:
     kept = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     if url is not None:
