@@ -67,7 +67,9 @@ class Card:
         status: as in instance_status.
         picture: the QR code as a PNG data URL; None without one.
         updated_at: last_qr_update as the database writes it, only to notice another one.
-        stored_at: when that was on this process's monotonic clock; None where it is not known.
+        stored_at: when that picture was first stored, on this process's monotonic clock; None
+            where it is not known.
+        is_used: the picture was there already when the instance was not connecting.
         left_at: when the instance was first seen not connecting; None while it connects.
     """
 
@@ -76,16 +78,8 @@ class Card:
     picture: str | None
     updated_at: str | None
     stored_at: float | None
+    is_used: bool
     left_at: float | None
-
-    def same_as(self, other: Card | None) -> bool:
-        """Tell whether the page would show the same."""
-        # Two readings of one age differ by the time that the answers took.
-        return other is not None and (self.status, self.picture, self.updated_at) == (
-            other.status,
-            other.picture,
-            other.updated_at,
-        )
 
 
 class Board:
@@ -150,9 +144,10 @@ class Board:
             with _cut_off_when_late(connection):
                 await connection.execute("listen qr_refresh")
             while True:
+                asked_at = time.monotonic()
                 with _cut_off_when_late(connection):
                     rows = await self._read(connection)
-                await self._take(rows)
+                await self._take(rows, asked_at)
                 async for _ in connection.notifies(timeout=READ_INTERVAL, stop_after=1):
                     pass
 
@@ -164,13 +159,12 @@ class Board:
         cursor = await connection.execute(QUERY, known)
         return await cursor.fetchall()
 
-    async def _take(self, rows: list[DictRow]) -> None:
-        now = time.monotonic()
+    async def _take(self, rows: list[DictRow], asked_at: float) -> None:
         before = self.cards
         after: dict[str, Card] = {}
         for row in rows:
-            card = _card(row, before.get(row["name"]), now)
-            if card.left_at is None or now - card.left_at < KEPT_AFTER_CONNECTING:
+            card = _card(row, before.get(row["name"]), asked_at)
+            if card.left_at is None or asked_at - card.left_at < KEPT_AFTER_CONNECTING:
                 after[card.name] = card
             self.lifetime = row["lifetime"]
         if after != before or self.database != "online":
@@ -212,7 +206,7 @@ def _shut_down(link: socket.socket) -> None:
         link.shutdown(socket.SHUT_RDWR)
 
 
-def _card(row: dict[str, Any], former: Card | None, now: float) -> Card:
+def _card(row: dict[str, Any], former: Card | None, asked_at: float) -> Card:
     picture: str | None = row["qr_code"]
     if not row["has_picture"]:
         picture = None
@@ -220,15 +214,30 @@ def _card(row: dict[str, Any], former: Card | None, now: float) -> Card:
         picture = former.picture if former else None
     elif picture and not picture.startswith(PNG_URL):
         picture = None  # not written by the job, and nothing to scan
+    same = former if former and picture is not None and picture == former.picture else None
+    is_connecting = row["status"] == "connecting"
+    # Scanned, or the connection that it belonged to has ended: a code of before lets nobody in.
+    is_used = picture is not None and (not is_connecting or (same is not None and same.is_used))
+    stored_at = None
+    if picture is not None and not is_used and row["age"] is not None:
+        # The future where the database's clock was set back. Counted from the question, for the
+        # answer may have been on its way.
+        stored_at = asked_at - max(row["age"], 0.0)
+        # A picture becomes no younger by being stored again. Where it is older than was thought, a
+        # clock was set, or this machine slept, and its monotonic clock with it.
+        if same and same.stored_at is not None and same.stored_at < stored_at + READ_TIMEOUT:
+            stored_at = same.stored_at
     left_at = None
-    if row["status"] != "connecting":
-        left_at = former.left_at if former and former.left_at is not None else now
+    if not is_connecting:
+        left_at = former.left_at if former and former.left_at is not None else asked_at
     card = Card(
         name=row["name"],
         status=row["status"],
         picture=picture,
         updated_at=row["updated_at"],
-        stored_at=None if row["age"] is None else now - row["age"],
+        stored_at=stored_at,
+        is_used=is_used,
         left_at=left_at,
     )
-    return former if former and card.same_as(former) else card
+    # The same object, where it would be shown the same.
+    return former if former == card else card

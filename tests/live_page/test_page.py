@@ -51,6 +51,15 @@ def codes_on_screen(element: Locator) -> list[str]:
     return [code.text for code in found]
 
 
+def add_live(job: Job, name: str) -> None:
+    """Add a connecting instance whose code has been stored this moment."""
+    job.connection.execute(
+        "insert into evolution_instances (instance_name, instance_status, qr_code, last_qr_update)"
+        " values (%s, 'connecting', %s, now())",
+        (name, data_url(qr_text(name))),
+    )
+
+
 def age(job: Job, name: str, stored_before: timedelta) -> None:
     job.connection.execute(
         "update evolution_instances set last_qr_update = now() - %s where instance_name = %s",
@@ -151,10 +160,9 @@ def test_a_deleted_instance_leaves_the_page(job: Job, page: Page) -> None:
 
 def test_each_state_has_its_words_and_the_age_counts_up(job: Job, page: Page) -> None:
     for name in ("live", "old", "odd"):
-        job.add_row(name, qr_code=data_url(qr_text(name)))
+        add_live(job, name)
     job.add_row("none")
     job.add_row("foreign", qr_code="https://example.org/qr.png")
-    job.connection.execute("update evolution_instances set last_qr_update = now()")
     age(job, "old", timedelta(minutes=3, seconds=5))
     set_status(job, "odd", "error")
     age(job, "odd", timedelta(seconds=1))
@@ -185,7 +193,7 @@ def test_a_code_expires_on_the_page_after_the_lifetime_of_the_settings(
     job: Job, page: Page
 ) -> None:
     job.set(qr_lifetime="1 hour")
-    job.add_row("bakery", qr_code=data_url(qr_text("bakery")))
+    add_live(job, "bakery")
     age(job, "bakery", timedelta(minutes=59))
     expect(state(page, "bakery")).to_have_text(LIVE)
     job.connection.execute("select pg_notify('qr_refresh', '')")
@@ -392,9 +400,8 @@ def test_every_text_stands_out_in_light_and_dark(
     job: Job, live_page: str, browser: Browser, scheme: str
 ) -> None:
     for name in ("live", "old", "done"):
-        job.add_row(name, qr_code=data_url(qr_text(name)))
+        add_live(job, name)
     job.add_row("none")
-    job.connection.execute("update evolution_instances set last_qr_update = now()")
     age(job, "old", timedelta(hours=2))
     with opened(browser, live_page, color_scheme=scheme) as page:
         expect(state(page, "done")).to_have_text(LIVE)

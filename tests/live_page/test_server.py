@@ -275,6 +275,72 @@ def test_a_time_that_is_none_does_no_harm(job: Job, live_page: str, value: str |
         assert event["database"] in ("unread", "online")
 
 
+def store(job: Job, text: str, stored_before: str) -> None:
+    job.connection.execute(
+        "update evolution_instances set qr_code = %s, last_qr_update = now() - %s::interval",
+        (data_url(qr_text(text)), stored_before),
+    )
+
+
+def next_age(stream: Iterator[dict[str, Any]]) -> Any:
+    (card,) = next(event for event in stream if event["cards"])["cards"]
+    return card["age"]
+
+
+def test_a_picture_that_is_stored_again_is_as_old_as_before(job: Job, live_page: str) -> None:
+    job.add_row("bakery")
+    store(job, "first", "30 seconds")
+    stream = events(live_page)
+    assert 30 <= next_age(stream) < 60
+    store(job, "first", "0 seconds")
+    assert 30 <= next_age(stream) < 60
+    store(job, "second", "0 seconds")
+    assert 0 <= next_age(stream) < 30
+
+
+def test_a_picture_of_before_a_connection_is_no_live_one_after_it(job: Job, live_page: str) -> None:
+    job.add_row("bakery")
+    store(job, "first", "0 seconds")
+    stream = events(live_page)
+    assert next_age(stream) is not None
+    for status in ("connected", "connecting"):
+        job.connection.execute("update evolution_instances set instance_status = %s", (status,))
+        assert next_age(stream) is None
+    store(job, "second", "0 seconds")
+    assert next_age(stream) is not None
+
+
+def test_a_time_in_the_future_makes_no_code_live_for_longer(job: Job, live_page: str) -> None:
+    job.add_row("bakery")
+    store(job, "first", "-1 hour")
+    assert 0 <= next_age(events(live_page)) < 30
+
+
+def test_a_code_of_before_a_machine_slept_is_as_old_as_the_database_says(
+    job: Job, page_database: str
+) -> None:
+    def set_clock(ahead: str) -> None:
+        job.connection.execute(
+            "create or replace function public.clock_timestamp() returns timestamptz language sql"
+            f" as $$ select pg_catalog.clock_timestamp() + interval '{ahead}' $$".encode()
+        )
+
+    # The function of that name in public is the page's clock.
+    job.connection.execute(
+        "do $$ begin execute format('alter database %I set search_path = public, pg_catalog',"
+        " current_database()); end $$"
+    )
+    set_clock("0 seconds")
+    job.add_row("bakery")
+    store(job, "first", "0 seconds")
+    with in_background(serving(page_database)) as address:
+        stream = events(address)
+        assert 0 <= next_age(stream) < 30
+        # As if the page's own machine, or all of them, had stood still for an hour.
+        set_clock("1 hour")
+        assert 3600 <= next_age(stream) < 3660
+
+
 def test_a_status_that_is_an_enum_serves_as_well(job: Job, live_page: str) -> None:
     job.connection.execute("create type status as enum ('connecting', 'connected')")
     job.connection.execute("drop policy qr_page_reads on evolution_instances")
