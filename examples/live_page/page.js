@@ -25,7 +25,21 @@ let source = null;
 let heardAt = 0;
 let isLost = false;
 
-const now = () => performance.now() / 1000;
+// Codes die also while a machine sleeps. performance.now() stands still then in most browsers
+// (https://github.com/w3c/hr-time/issues/115). Date.now() does not, but it can be set. So what it
+// gains on the other by leaps was sleep, or is taken for it.
+const LEAP = 1000;
+let lead = Date.now() - performance.now();
+let slept = 0;
+
+function now() {
+  const gain = Date.now() - performance.now() - lead;
+  if (Math.abs(gain) > LEAP) {
+    lead += gain;
+    slept += Math.max(gain, 0);
+  }
+  return (performance.now() + slept) / 1000;
+}
 
 function connect() {
   source?.close();

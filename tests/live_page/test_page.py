@@ -271,6 +271,25 @@ def test_a_page_server_that_goes_away_is_announced_and_its_return_is_noticed(
             expect(state(page, "bakery")).to_have_text(WAITING)
 
 
+def test_a_code_dies_while_the_machine_sleeps_also_if_the_page_wakes_up_alone(
+    job: Job, page_database: str, browser: Browser
+) -> None:
+    with opened(browser, "about:blank") as page:
+        with in_background(serving(page_database)) as address:
+            add_live(job, "bakery")
+            page.goto(address)
+            expect(state(page, "bakery")).to_have_text(LIVE)
+        expect(page.get_by_role("alert")).to_be_visible()
+        expect(state(page, "bakery")).to_have_text(LIVE)
+        # performance.now() stands still during sleep, unlike this.
+        page.evaluate("""() => {
+            const former = Date.now;
+            Date.now = () => former() + 3600_000;
+        }""")
+        expect(state(page, "bakery")).to_have_text(EXPIRED)
+        expect(card(page, "bakery").locator(".age")).to_contain_text("1 h 0 min")
+
+
 def test_a_page_whose_token_is_no_longer_good_says_so(
     job: Job, page_database: str, browser: Browser
 ) -> None:
