@@ -3,6 +3,8 @@
 // Seconds without a word from the server after which the connection counts as lost.
 const SILENCE = 20;
 const RETRY = 3;
+// Seconds after which a connection is replaced, because the server's clock has drifted from this one.
+const RENEWAL = 3600;
 
 const SIGNS = { waiting: "···", connected: "✓" };
 const TEXTS = { live: "Live", expired: "Expired", waiting: "Waiting for a code", connected: "Connected" };
@@ -23,6 +25,8 @@ let database = "unread";
 let enlarged = null; // name of the card in the dialog
 let source = null;
 let heardAt = 0;
+let openedAt = 0;
+let ahead = 0; // of now(), on the server's clock
 let isLost = false;
 
 // Codes die also while a machine sleeps. performance.now() stands still then in most browsers
@@ -37,6 +41,7 @@ function now() {
   if (Math.abs(gain) > LEAP) {
     lead += gain;
     slept += Math.max(gain, 0);
+    openedAt -= RENEWAL; // how far the clocks are apart has to be found out anew
   }
   return (performance.now() + slept) / 1000;
 }
@@ -44,7 +49,10 @@ function now() {
 function connect() {
   source?.close();
   source = new EventSource("events");
-  heardAt = now();
+  heardAt = openedAt = now();
+  source.onopen = () => {
+    openedAt = now();
+  };
   source.onmessage = (message) => {
     heardAt = now();
     isLost = false;
@@ -59,6 +67,11 @@ function connect() {
 function take(event) {
   lifetime = event.lifetime;
   database = event.database;
+  // The ages are those of when this was written. A page that the browser has stopped for a while, or
+  // that is on a slow connection, gets it later. The first event is written as a connection opens.
+  if (event.all) ahead = openedAt - event.time;
+  ahead = Math.min(ahead, now() - event.time);
+  const writtenAt = event.time + ahead;
   // The first event after a new connection has every card that there is.
   const names = new Set(event.cards.map((card) => card.name));
   const gone = event.all ? [...cards.keys()].filter((name) => !names.has(name)) : event.gone;
@@ -68,7 +81,7 @@ function take(event) {
   }
   for (const { name, status, picture, age } of event.cards) {
     const card = cards.get(name) ?? add(name);
-    Object.assign(card, { status, storedAt: age === null ? null : now() - age });
+    Object.assign(card, { status, storedAt: age === null ? null : writtenAt - age });
     if (card.picture !== picture) {
       card.picture = picture;
       const image = card.element.querySelector("img");
@@ -186,6 +199,8 @@ setInterval(() => {
   } else if (silence > SILENCE) {
     // A phone that slept, or a cable that was pulled, ends a connection without an error.
     isLost = true;
+    connect();
+  } else if (now() - openedAt > RENEWAL) {
     connect();
   }
   draw();

@@ -290,6 +290,49 @@ def test_a_code_dies_while_the_machine_sleeps_also_if_the_page_wakes_up_alone(
         expect(card(page, "bakery").locator(".age")).to_contain_text("1 h 0 min")
 
 
+def test_a_page_that_stood_still_knows_how_old_the_codes_are_that_came_meanwhile(
+    job: Job, page: Page
+) -> None:
+    add_live(job, "bakery")
+    expect(state(page, "bakery")).to_have_text(LIVE)
+    picture = data_url(qr_text("next"))
+    page.evaluate("""() => {
+        setTimeout(() => {
+            const end = Date.now() + 8000;
+            while (Date.now() < end);
+        });
+    }""")
+    job.connection.execute(
+        "update evolution_instances set qr_code = %s, last_qr_update = now()", (picture,)
+    )
+    stored_at = time.monotonic()
+    text = page.evaluate(
+        """async (picture) => {
+            const image = document.querySelector("#cards img");
+            while (image.src !== picture) await new Promise((resolve) => setTimeout(resolve));
+            return document.querySelector("#cards .age").textContent;
+        }""",
+        picture,
+    )
+    found = re.fullmatch(r"Stored (\d+) s ago", text)
+    assert found
+    assert abs(int(found[1]) - (time.monotonic() - stored_at)) < 3
+
+
+def test_a_clock_that_is_set_makes_the_page_ask_anew_how_old_the_codes_are(
+    job: Job, page: Page
+) -> None:
+    add_live(job, "bakery")
+    expect(state(page, "bakery")).to_have_text(LIVE)
+    # Less than the silence after which a connection counts as lost.
+    with page.expect_request(re.compile("/events$")):
+        page.evaluate("""() => {
+            const former = Date.now;
+            Date.now = () => former() + 15_000;
+        }""")
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
 def test_a_page_whose_token_is_no_longer_good_says_so(
     job: Job, page_database: str, browser: Browser
 ) -> None:
