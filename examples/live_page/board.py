@@ -32,7 +32,8 @@ PNG_URL = "data:image/png;base64,"
 
 # A picture is sent by the database only where last_qr_update is another one than that of the
 # picture which is here already. An `instance_status` that is an enum is compared as one, so that an
-# index on it serves. The other columns may be of any type that the job takes.
+# index on it serves. The other columns may be of any type that the job takes. A code lives 45 s, as
+# in qr_refresh.status; the setting is longer as a rule, for the job judges pictures by it.
 QUERY = """
 select
     e.instance_name::text as name,
@@ -49,7 +50,10 @@ select
         when known.name is null or known.updated_at is distinct from e.last_qr_update::text
             then e.qr_code
     end as qr_code,
-    (select extract(epoch from s.qr_lifetime)::float8 from qr_refresh.settings as s) as lifetime
+    (
+        select extract(epoch from least(s.qr_lifetime, interval '45 seconds'))::float8
+        from qr_refresh.settings as s
+    ) as lifetime
 from public.evolution_instances as e
 left join
     unnest(%(names)s::text[], %(times)s::text[]) as known (name, updated_at)
@@ -95,7 +99,7 @@ class Board:
     def __init__(self) -> None:
         """Make an empty board; `watch` fills it."""
         self.cards: dict[str, Card] = {}
-        self.lifetime = 60.0
+        self.lifetime = 45.0
         self.database: Database = "unread"
         self._changes = 0
         self._changed = asyncio.Condition()

@@ -5,6 +5,8 @@ const SILENCE = 20;
 const RETRY = 3;
 // Seconds after which a connection is replaced, because the server's clock has drifted from this one.
 const RENEWAL = 3600;
+// Seconds in which the next code usually comes once the former has died.
+const MOMENT = 5;
 
 const SIGNS = { waiting: "···", connected: "✓" };
 const TEXTS = { live: "Live", expired: "Expired", waiting: "Waiting for a code", connected: "Connected" };
@@ -20,7 +22,7 @@ const dialog = byId("large");
 const order = new Intl.Collator(undefined, { numeric: true });
 
 const cards = new Map(); // by name
-let lifetime = 60;
+let lifetime = 45;
 let database = "unread";
 let enlarged = null; // name of the card in the dialog
 let source = null;
@@ -103,7 +105,7 @@ function add(name) {
     draw();
     dialog.showModal();
   });
-  const card = { name, element, state: null };
+  const card = { name, element, told: null };
   // Cards stand in the order of their names, and none is moved: the keyboard's place stays.
   const isBefore = (a, b) => (order.compare(a, b) || (a < b ? -1 : 1)) < 0;
   const next = [...cards.values()].map((other) => other.name).sort((a, b) => (isBefore(a, b) ? -1 : 1))
@@ -117,6 +119,10 @@ function stateOf(card) {
   if (card.status !== "connecting") return card.status === "connected" ? "connected" : "other";
   if (!card.picture) return "waiting";
   return card.storedAt !== null && now() - card.storedAt <= lifetime ? "live" : "expired";
+}
+
+function isBetweenCodes(card, state) {
+  return state === "expired" && card.storedAt !== null && now() - card.storedAt < lifetime + MOMENT;
 }
 
 function ageText(card) {
@@ -145,9 +151,11 @@ function drawCard(card) {
   placeholder.hidden = hasPicture;
   setText(placeholder, SIGNS[state] ?? "–");
   setText(element.querySelector(".age"), hasPicture ? ageText(card) : "");
-  const change = card.state !== null && text !== card.text ? `${card.name}: ${text}` : null;
   Object.assign(card, { state, text, hasPicture });
-  return change;
+  if (isBetweenCodes(card, state) || text === card.told) return null;
+  const isFirst = card.told === null;
+  card.told = text;
+  return isFirst ? null : `${card.name}: ${text}`;
 }
 
 function drawDialog() {

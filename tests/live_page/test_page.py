@@ -189,15 +189,17 @@ def test_another_status_is_shown_as_it_is(job: Job, page: Page) -> None:
     expect(state(page, "bakery")).to_have_text("Status: error")
 
 
-def test_a_code_expires_on_the_page_after_the_lifetime_of_the_settings(
-    job: Job, page: Page
+@pytest.mark.parametrize(
+    ("qr_lifetime", "dies_after"),
+    [("30 seconds", timedelta(seconds=31)), ("1 hour", timedelta(seconds=46))],
+)
+def test_a_code_expires_on_the_page_after_45_s_or_the_lifetime_of_the_settings(
+    job: Job, page: Page, qr_lifetime: str, dies_after: timedelta
 ) -> None:
-    job.set(qr_lifetime="1 hour")
+    job.set(qr_lifetime=qr_lifetime)
     add_live(job, "bakery")
-    age(job, "bakery", timedelta(minutes=59))
     expect(state(page, "bakery")).to_have_text(LIVE)
-    job.connection.execute("select pg_notify('qr_refresh', '')")
-    age(job, "bakery", timedelta(hours=1, seconds=-2))
+    age(job, "bakery", dies_after)
     expect(state(page, "bakery")).to_have_text(EXPIRED)
 
 
@@ -426,6 +428,15 @@ def test_a_screen_reader_hears_of_states_and_not_of_each_new_code(
         job.run()
         expect(picture).not_to_have_attribute("src", before, timeout=SOON)
         expect(announcer).to_have_text(heard)
+        # Nor that there was none for a moment, but that there is none.
+        age(job, "bakery", timedelta(seconds=45.2))
+        at_first = page.evaluate("""async () => {
+            const state = document.querySelector("#cards .state");
+            while (state.textContent !== "Expired") await new Promise((r) => setTimeout(r));
+            return document.querySelector("#announcer").textContent;
+        }""")
+        assert at_first == heard
+        expect(announcer).to_have_text("bakery: Expired", timeout=10_000)
         set_status(job, "bakery", "connected")
         expect(announcer).to_have_text("bakery: Connected")
 
