@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -219,12 +220,13 @@ async def mute_database() -> AsyncIterator[str]:
     """A server that lets everybody in and then never says a word; yields its URL."""
 
     async def let_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        length = int.from_bytes(await reader.readexactly(4), "big")
-        await reader.readexactly(length - 4)
-        # AuthenticationOk, BackendKeyData, ReadyForQuery.
-        writer.write(b"R\0\0\0\x08\0\0\0\0" + b"K\0\0\0\x0c12345678" + b"Z\0\0\0\x05I")
-        await reader.read()
-        writer.close()
+        with contextlib.closing(writer):
+            length = int.from_bytes(await reader.readexactly(4), "big")
+            await reader.readexactly(length - 4)
+            writer.write(b"R\0\0\0\x08\0\0\0\0")  # AuthenticationOk
+            writer.write(b"K\0\0\0\x0c12345678")  # BackendKeyData
+            writer.write(b"Z\0\0\0\x05I")  # ReadyForQuery
+            await reader.read()
 
     async with await asyncio.start_server(let_in, "127.0.0.1", 0) as listener:
         port = listener.sockets[0].getsockname()[1]
@@ -283,7 +285,8 @@ def store(job: Job, text: str, stored_before: str) -> None:
 
 
 def next_age(stream: Iterator[dict[str, Any]]) -> Any:
-    (card,) = next(event for event in stream if event["cards"])["cards"]
+    # Not longer than a few heartbeats.
+    (card,) = next(event for event in itertools.islice(stream, 4) if event["cards"])["cards"]
     return card["age"]
 
 
