@@ -360,7 +360,7 @@ def test_without_pg_cron_the_error_names_the_package_and_the_settings() -> None:
 
 
 def test_without_the_extension_the_error_says_to_create_it() -> None:
-    with start_postgres() as fresh:
+    with start_postgres(own=True) as fresh:
         install(fresh.dsn())
         with psycopg.connect(fresh.dsn(), autocommit=True) as connection:
             message, hint = refusal(connection, "select qr_refresh.schedule()")
