@@ -58,7 +58,10 @@ from public.evolution_instances as e
 left join
     unnest(%(names)s::text[], %(times)s::text[]) as known (name, updated_at)
     on known.name = e.instance_name::text
-where e.instance_status = 'connecting' or e.instance_name::text = any(%(names)s::text[])
+where
+    (e.instance_status = 'connecting' or e.instance_name::text = any(%(names)s::text[]))
+    -- The job leaves these alone.
+    and e.instance_name is not null
 """
 
 

@@ -23,7 +23,8 @@ import requests
 from examples.live_page import board
 from examples.live_page.server import serving
 from tests.engines import ROOT, Server
-from tests.job import Connection, Job, install
+from tests.job import Connection, Job, install, wait_until
+from tests.live_page.conftest import add_with_code
 from tests.page_role import CREATE_ROLE, create_page_role
 from tests.simulator.background import in_background
 from tests.simulator.picture import data_url, qr_text
@@ -216,8 +217,8 @@ def test_a_database_that_hangs_is_offline_and_its_end_is_noticed(
 
 
 @contextlib.asynccontextmanager
-async def mute_database() -> AsyncIterator[str]:
-    """A server that lets everybody in and then never says a word; yields its URL."""
+async def mute_database(asked: list[bytes]) -> AsyncIterator[str]:
+    """A server that lets everybody in and never answers what is `asked` then; yields its URL."""
 
     async def let_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.closing(writer):
@@ -226,6 +227,7 @@ async def mute_database() -> AsyncIterator[str]:
             writer.write(b"R\0\0\0\x08\0\0\0\0")  # AuthenticationOk
             writer.write(b"K\0\0\0\x0c12345678")  # BackendKeyData
             writer.write(b"Z\0\0\0\x05I")  # ReadyForQuery
+            asked.append(await reader.read(1))
             await reader.read()
 
     async with await asyncio.start_server(let_in, "127.0.0.1", 0) as listener:
@@ -237,7 +239,8 @@ def test_a_database_that_never_answers_is_offline_and_does_not_keep_the_page_fro
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(board, "READ_TIMEOUT", 1.0)
-    with in_background(mute_database()) as url:
+    asked: list[bytes] = []
+    with in_background(mute_database(asked)) as url:
         with in_background(serving(url)) as address:
             stream = events(address)
             next(stream)
@@ -245,7 +248,8 @@ def test_a_database_that_never_answers_is_offline_and_does_not_keep_the_page_fro
             assert next(stream)["database"] == "offline"
             assert "database offline: no answer in time" in caplog.text
             monkeypatch.setattr(board, "READ_TIMEOUT", 3600.0)
-            time.sleep(2)  # it has connected anew, and waits
+            before = len(asked)
+            wait_until(lambda: len(asked) > before, "it has connected anew, and waits")
             begun_at = time.monotonic()
         assert time.monotonic() - begun_at < 5
 
@@ -277,10 +281,20 @@ def test_a_time_that_is_none_does_no_harm(job: Job, live_page: str, value: str |
         assert event["database"] in ("unread", "online")
 
 
-def store(job: Job, text: str, stored_before: str) -> None:
+def test_a_row_without_a_name_is_not_shown(job: Job, live_page: str) -> None:
+    job.connection.execute("alter table evolution_instances alter instance_name drop not null")
+    job.add_row("bakery")
     job.connection.execute(
-        "update evolution_instances set qr_code = %s, last_qr_update = now() - %s::interval",
-        (data_url(qr_text(text)), stored_before),
+        "insert into evolution_instances (instance_status) values ('connecting')"
+    )
+    event = next(event for event in events(live_page) if event["cards"])
+    assert [card["name"] for card in event["cards"]] == ["bakery"]
+
+
+def store(job: Job, text: str) -> None:
+    job.connection.execute(
+        "update evolution_instances set qr_code = %s, last_qr_update = now()",
+        (data_url(qr_text(text)),),
     )
 
 
@@ -291,31 +305,28 @@ def next_age(stream: Iterator[dict[str, Any]]) -> Any:
 
 
 def test_a_picture_that_is_stored_again_is_as_old_as_before(job: Job, live_page: str) -> None:
-    job.add_row("bakery")
-    store(job, "first", "30 seconds")
+    add_with_code(job, "first", "30 seconds")
     stream = events(live_page)
     assert 30 <= next_age(stream) < 60
-    store(job, "first", "0 seconds")
+    store(job, "first")
     assert 30 <= next_age(stream) < 60
-    store(job, "second", "0 seconds")
+    store(job, "second")
     assert 0 <= next_age(stream) < 30
 
 
 def test_a_picture_of_before_a_connection_is_no_live_one_after_it(job: Job, live_page: str) -> None:
-    job.add_row("bakery")
-    store(job, "first", "0 seconds")
+    add_with_code(job, "first")
     stream = events(live_page)
     assert next_age(stream) is not None
     for status in ("connected", "connecting"):
         job.connection.execute("update evolution_instances set instance_status = %s", (status,))
         assert next_age(stream) is None
-    store(job, "second", "0 seconds")
+    store(job, "second")
     assert next_age(stream) is not None
 
 
 def test_a_time_in_the_future_makes_no_code_live_for_longer(job: Job, live_page: str) -> None:
-    job.add_row("bakery")
-    store(job, "first", "-1 hour")
+    add_with_code(job, "first", "-1 hour")
     assert 0 <= next_age(events(live_page)) < 30
 
 
@@ -334,8 +345,7 @@ def test_a_code_of_before_a_machine_slept_is_as_old_as_the_database_says(
         " current_database()); end $$"
     )
     set_clock("0 seconds")
-    job.add_row("bakery")
-    store(job, "first", "0 seconds")
+    add_with_code(job, "first")
     with in_background(serving(page_database)) as address:
         stream = events(address)
         assert 0 <= next_age(stream) < 30
