@@ -19,6 +19,7 @@ declare
     lock_key constant bigint := hashtextextended('qr_refresh', 0);
     last_run qr_refresh.runs;
     is_late boolean;
+    late_lanes text;
     holder text;
 begin
     select r.* into last_run from qr_refresh.runs as r
@@ -70,20 +71,35 @@ begin
             'ALTER SYSTEM SET cron.use_background_workers = on; then restart Postgres';
     end if;
 
+    select string_agg(l.lane, ', ') into late_lanes from qr_refresh.late_lanes() as l;
     return query select
         'a run within the last ' || settings.alert_after,
-        not is_late,
-        coalesce('last run ended ' || date_trunc('second', last_run.finished_at), 'there has been none'),
-        'The job of pg_cron is not there or fails: see its own checks. By hand: SELECT refresh_qr_codes();';
+        not is_late and late_lanes is null,
+        coalesce('last run ended ' || date_trunc('second', last_run.finished_at), 'there has been none')
+        || coalesce('; none of live mode: ' || late_lanes, ''),
+        case
+            when late_lanes is not null
+                then 'Its job of pg_cron is not there, fails, or is never begun: SELECT qr_refresh.schedule(''live'', '
+                    'workers => ...); makes it anew. cron.max_running_jobs and max_worker_processes must have room '
+                    'for one job a worker, one for the slow lane, and the jobs of others'
+            else 'The job of pg_cron is not there or fails: see its own checks. By hand: SELECT refresh_qr_codes();'
+        end;
     if last_run.id is not null then
         return query select
             'last run',
             last_run.report ->> 'success' = 'true',
             coalesce(
                 last_run.report ->> 'error',
+                case
+                    when last_run.report ->> 'success' = 'false' then 'no tick of live mode could be done'
+                end,
                 format('%s of %s attempts succeeded', last_run.refreshed, last_run.refreshed + last_run.failed)
             ),
-            'docs/operations.md has the cause and the fix of this error';
+            case
+                when last_run.report ? 'error'
+                    then 'docs/operations.md has the cause and the fix of this error'
+                else 'The server log has the SQLSTATE: lines with [refresh-qr-codes]. By hand: SELECT refresh_qr_codes();'
+            end;
     end if;
 
     select

@@ -273,6 +273,22 @@ BREAKS: list[tuple[str, str, bool | None, str]] = [
         "last run ended",
     ),
     (
+        "a run within the last 00:05:00",
+        "insert into qr_refresh.runs (started_at, finished_at, report) select"
+        " now() - make_interval(mins => n + 1), now() - make_interval(mins => n),"
+        """ '{"success": true, "mode": "live", "lane": "fast", "worker": 1, "workers": 1}'"""
+        " from generate_series(20, 0, -1) as n",
+        False,
+        "none of live mode: the slow lane",
+    ),
+    (
+        "last run",
+        "select qr_refresh.record_run(58, null, "
+        """'{"success": false, "mode": "live", "lane": "fast", "refreshed": 0, "failed": 0}')""",
+        False,
+        "no tick of live mode could be done",
+    ),
+    (
         "last run",
         "alter table evolution_instances rename instance_status to s;"
         "select refresh_qr_codes();"
