@@ -16,7 +16,6 @@ declare
     );
     major constant text := current_setting('server_version_num')::integer / 10000;
     settings constant qr_refresh.settings := (select s from qr_refresh.settings as s);
-    lock_key constant bigint := hashtextextended('qr_refresh', 0);
     last_run qr_refresh.runs;
     is_late boolean;
     late_lanes text;
@@ -105,13 +104,19 @@ begin
     select
         string_agg(format('process %s since %s', a.pid, date_trunc('second', a.xact_start)), ', ')
     into holder
-    from pg_locks as l
+    from (
+        select hashtextextended('qr_refresh', 0) as key, interval '0' as idle
+        union all
+        -- A tick of live mode waits for a second before it asks.
+        select hashtextextended(format('qr_refresh.live:%s:%s', lane, worker), 0), interval '2 seconds'
+        from unnest(array['fast', 'slow']) as lane, generate_series(1, 32) as worker
+    ) as k
+    inner join pg_locks as l on (l.classid::bigint << 32) | l.objid::bigint = k.key
     inner join pg_stat_activity as a on l.pid = a.pid
     where
         l.locktype = 'advisory' and l.objsubid = 1 and l.granted
         and l.database = (select d.oid from pg_database as d where d.datname = current_database())
-        and (l.classid::bigint << 32) | l.objid::bigint = lock_key
-        and a.xact_start < clock_timestamp() - 2 * settings.run_timeout;
+        and a.xact_start < clock_timestamp() - 2 * settings.run_timeout - k.idle;
     return query select
         'no run hangs',
         holder is null,

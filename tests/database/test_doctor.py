@@ -403,6 +403,26 @@ def test_a_run_that_holds_its_lock_for_too_long_is_named(
     assert findings(patient.connection)["no run hangs"]["ok"] is True
 
 
+@pytest.mark.parametrize("lane", ["slow:1", "fast:1", "fast:32"])
+def test_a_tick_of_live_mode_that_holds_its_lock_for_too_long_is_named(
+    patient: Job, well_url: tuple[str, Simulator], lane: str
+) -> None:
+    patient.set(request_timeout="100 ms", run_timeout="100 ms")
+    with psycopg.connect(well_url[0]) as other:
+        other.execute(
+            "select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"qr_refresh.live:{lane}",)
+        )
+        look = (
+            "select ok, detail from qr_refresh.doctor_schedule() where fix ~ '^SELECT pg_terminate'"
+        )
+        patient.connection.execute("select pg_sleep(1)")
+        # It waits for so long before it asks.
+        assert patient.connection.execute(look.encode()).fetchone() == (True, "yes")
+        patient.connection.execute("select pg_sleep(1.3)")
+        ok, detail = patient.connection.execute(look.encode()).fetchone() or (None, "")
+        assert ok is False and str(other.info.backend_pid) in detail
+
+
 def test_another_encoding_is_worth_a_look(create_database: Callable[[str], str]) -> None:
     url = create_database("template template0 encoding 'LATIN1' locale 'C'")
     install(url)
