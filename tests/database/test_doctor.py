@@ -139,6 +139,12 @@ BREAKS: list[tuple[str, str, bool | None, str]] = [
         "NULL: instance name cannot be part of a URL",
     ),
     (
+        "servers of connecting instances",
+        "update evolution_instances set evolution_server = 'nowhere'",
+        False,
+        "not in qr_refresh.evolution_servers: shop: nowhere",
+    ),
+    (
         "index on instance_status",
         "drop index evolution_instances_instance_status_idx;"
         "update pg_class set reltuples = 20000 where relname = 'evolution_instances'",
@@ -356,6 +362,19 @@ def test_a_second_evolution_server_is_asked_too(patient: Job, server: Server) ->
     found = findings(patient.connection)
     assert found["Evolution API answers"]["ok"] is True
     assert found["Evolution API north answers"]["ok"] is False
+
+
+def test_a_second_evolution_server_may_end_with_a_slash(patient: Job) -> None:
+    patient.connection.execute(
+        "insert into qr_refresh.evolution_servers values ('north', %s)",
+        (f"{patient.simulator.base_url}/",),
+    )
+    patient.connection.execute("update evolution_instances set evolution_server = 'north'")
+    found = findings(patient.connection)
+    assert found["Evolution API north answers"]["ok"] is True
+    knows = found["Evolution API north knows the instance and its token"]
+    assert (knows["ok"], knows["detail"]) == (True, "shop: qr_code")
+    assert found["servers of connecting instances"]["ok"] is True
 
 
 @pytest.mark.parametrize(
