@@ -324,6 +324,14 @@ def test_looking_at_a_refusal_changes_nothing(patient: Job) -> None:
     assert patient.value("select current_user") == patient.value("select session_user")
 
 
+def test_the_fix_for_callers_takes_every_function_and_procedure_from_them(patient: Job) -> None:
+    check = "callers of the functions"
+    how = "grant execute on all routines in schema qr_refresh to public, anon"
+    found = break_and_look(patient, check, how)
+    assert found["ok"] is False
+    assert break_and_look(patient, check, found["fix"])["ok"] is True
+
+
 def test_a_malformed_environment_variable_is_named_as_the_source(patient: Job) -> None:
     patient.set(evolution_api_base_url=None)
     # It ends with this test's session.
@@ -520,6 +528,7 @@ CRON_BREAKS: list[tuple[str, str, bool | None, str]] = [
         "(old, calls edge function)",
     ),
     ("pg_cron's last execution", FAILED.format("connection failed"), False, "connection failed"),
+    ("pg_cron's last execution", FAILED.format("server restarted"), None, "server restarted"),
     (
         "size of cron.job_run_details",
         "alter table cron.job_run_details alter return_message set storage external;"
@@ -562,6 +571,32 @@ def test_a_failed_connection_of_pg_cron_has_its_own_fix(cron: Job) -> None:
     assert findings(cron.connection)["way of pg_cron to connect"]["ok"] is True
 
 
+def test_a_job_for_which_no_process_was_left_has_its_own_fix(cron: Job) -> None:
+    how = FAILED.format("could not start background process; more details may be available ...")
+    found = break_and_look(cron, "pg_cron's last execution", how)
+    assert found["ok"] is False and "max_worker_processes" in found["fix"]
+
+
+def test_a_restart_does_not_hide_that_another_job_fails(cron: Job) -> None:
+    cron.connection.execute("select qr_refresh.schedule('live')")
+    for job, message in (
+        ("", "server restarted"),
+        ("-slow", "ERROR: no"),
+        ("-2", "server restarted"),
+    ):
+        cron.connection.execute(
+            "select cron.schedule(%s, '* * * * *', 'CALL qr_refresh.live()')",
+            (f"refresh-qr-codes{job}",),
+        )
+        cron.connection.execute(
+            FAILED.format(message)
+            .replace("'refresh-qr-codes'", f"'refresh-qr-codes{job}'")
+            .encode()
+        )
+    found = findings(cron.connection)["pg_cron's last execution"]
+    assert found["ok"] is False and found["detail"].endswith("ERROR: no")
+
+
 def test_lanes_of_live_mode_are_not_taken_for_second_jobs(cron: Job) -> None:
     cron.connection.execute("select qr_refresh.unschedule()")
     for name in ("refresh-qr-codes", "refresh-qr-codes-slow", "refresh-qr-codes-2"):
@@ -569,6 +604,29 @@ def test_lanes_of_live_mode_are_not_taken_for_second_jobs(cron: Job) -> None:
             "select cron.schedule(%s, '* * * * *', 'CALL qr_refresh.live()')", (name,)
         )
     assert findings(cron.connection)["there is no second job"]["ok"] is True
+
+
+def test_a_job_of_the_applications_with_a_similar_name_is_none_of_ours(cron: Job) -> None:
+    found = break_and_look(
+        cron,
+        "there is no second job",
+        "select cron.schedule('refresh-qr-codes-report', '0 3 * * *', 'select 1')",
+    )
+    assert found["ok"] is True
+
+
+def test_a_role_may_run_live_mode_with_all_three_privileges_of_the_fix(cron: Job) -> None:
+    cron.connection.execute("create role runs_it; select qr_refresh.schedule('live')")
+    cron.connection.execute("update cron.job set username = 'runs_it'")
+    fix = findings(cron.connection)["job's role may run it"]["fix"]
+    grants = fix.replace("...", "runs_it").split(";")[:2]
+    assert len(grants) == 2
+    for grant in grants:
+        assert findings(cron.connection)["job's role may run it"]["ok"] is False
+        cron.connection.execute(grant.encode())
+    assert findings(cron.connection)["job's role may run it"]["ok"] is True
+    cron.connection.execute("revoke execute on routine qr_refresh.live from runs_it")
+    assert findings(cron.connection)["job's role may run it"]["ok"] is False
 
 
 def test_from_another_database_pg_cron_cannot_be_judged(patient: Job) -> None:
