@@ -148,6 +148,7 @@ def test_a_table_with_other_types_of_text_and_time_is_accepted(empty_database: s
         ("instance_status", "status", '"connecting"', "ADD VALUE 'connecting'"),
         ("instance_status", "integer", '"connecting"', "text, varchar, citext, or an enum"),
         ("qr_code", "varchar(255)", "Its type is character varying(255)", "TYPE text"),
+        ("qr_code", "varchar(5000)", "Its type is character varying(5000)", "TYPE text"),
         ("qr_code", "bytea", "is of type bytea", "TYPE text"),
         ("qr_code", "text generated always as ('x') stored", "DEFAULT", "not generated"),
         ("last_qr_update", "bigint", "bigint", "timestamptz or timestamp"),
