@@ -84,6 +84,19 @@ def connect(url: str, command: str, database: str | None = None) -> psycopg.Conn
         problem = "is not a postgresql:// URL" if url else "is not set"
         raise DeployError(f"DATABASE_URL {problem}. Example:\n  make {command} {EXAMPLE}")
     try:
+        parts = conninfo_to_dict(url)
+        is_whole = "@" not in str(parts.get("host", ""))
+        is_whole &= bool(re.fullmatch(r"[\d,]*", str(parts.get("port", ""))))
+    except psycopg.ProgrammingError:
+        is_whole = False
+    if not is_whole:
+        # Not what libpq says: it quotes the part that it cannot read, which is of the password.
+        raise DeployError(
+            "DATABASE_URL cannot be read. In a user or password write special characters as %XX:"
+            " @ is %40, / is %2F, % is %25, a space is %20. After a ? it may only have what libpq"
+            " knows, such as sslmode."
+        )
+    try:
         conninfo = make_conninfo(url, dbname=database)
         return psycopg.connect(conninfo, autocommit=True, connect_timeout=10)
     except psycopg.Error as error:

@@ -11,8 +11,8 @@ import sys
 import textwrap
 
 import psycopg
+from deploy import EXAMPLE, DeployError, connect
 
-EXAMPLE = "make doctor DATABASE_URL=postgresql://postgres:secret@127.0.0.1:5432/postgres"
 # ok: what stands before a check, and its colour on a terminal.
 MARKS = {True: ("ok", "32"), False: ("WRONG", "31;1"), None: ("look", "33")}
 
@@ -23,16 +23,15 @@ def findings(url: str) -> list[tuple[str, bool | None, str, str | None]]:
     Raises:
         SystemExit: they cannot be had; the message says what to do.
     """
-    if not url.startswith(("postgresql://", "postgres://")):
-        problem = "is not a postgresql:// URL" if url else "is not set"
-        raise SystemExit(f"error: DATABASE_URL {problem}. Example:\n  {EXAMPLE}")
     try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+        with connect(url, "doctor") as connection:
             return connection.execute("select * from qr_refresh.doctor()").fetchall()
+    except DeployError as error:
+        raise SystemExit(f"error: {error}") from error
     except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction) as error:
         raise SystemExit(
-            "error: refresh-qr-codes is not installed in this database. Install it:\n  "
-            + EXAMPLE.replace("doctor", "migrate")
+            "error: refresh-qr-codes is not installed in this database. Install it:\n"
+            f"  make migrate {EXAMPLE}"
         ) from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise SystemExit("error: doctor() needs a superuser, for example postgres") from error

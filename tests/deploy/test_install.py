@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -296,3 +298,33 @@ def test_the_password_is_not_printed(empty_database: str, server: Server) -> Non
     wrong = make("migrate", empty_database.replace(server.password, "wrong-password"))
     assert wrong.returncode != 0
     assert "wrong-password" not in wrong.stdout + wrong.stderr
+
+
+@pytest.mark.parametrize("password", ["se%cret", "se@cret", "se/cret", "se cret"])
+@pytest.mark.parametrize("command", ["migrate", "doctor", "watch"])
+def test_of_a_url_that_cannot_be_read_no_password_is_printed(command: str, password: str) -> None:
+    result = make(command, f"postgresql://postgres:{password}@127.0.0.1:1/postgres")
+    assert result.returncode != 0
+    assert "write special characters as %XX" in result.stderr
+    assert "cret" not in result.stdout + result.stderr
+
+
+def test_a_dollar_in_a_password_is_no_variable_of_make(server: Server, empty_database: str) -> None:
+    name = empty_database.rsplit("/", 1)[1]
+    with psycopg.connect(empty_database, autocommit=True) as admin:
+        admin.execute(f"create role login_of_{name} login password 'a$b$$(c)'".encode())
+    try:
+        url = f"postgresql://login_of_{name}:a$b$$(c)@{server.host}:{server.port}/{name}"
+        # As an argument, which make reads as it reads its own lines.
+        result = subprocess.run(
+            ["make", "migrate", f"DATABASE_URL={url}"]
+            + [f"PYTHON={sys.executable}", f"VENV={sys.prefix}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "installing refresh-qr-codes needs a superuser" in result.stderr
+    finally:
+        with psycopg.connect(server.dsn(), autocommit=True) as admin:
+            admin.execute(f"drop role login_of_{name}".encode())
