@@ -39,6 +39,11 @@ def findings(url: str) -> list[tuple[str, bool | None, str, str | None]]:
         raise SystemExit(f"error: the database of DATABASE_URL: {error}") from error
 
 
+def printable(text: str) -> str:
+    """Return a text that cannot command the terminal: names and hints are of others."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def main() -> None:
     """Print a line for each check, and below what is not right how to put it right."""
     rows = findings(os.environ.get("DATABASE_URL", ""))
@@ -47,13 +52,11 @@ def main() -> None:
     for check, ok, detail, fix in rows:
         mark, colour = MARKS[ok]
         mark = f"\x1b[{colour}m{mark:5}\x1b[0m" if colours else f"{mark:5}"
-        # A name with a control character in it must not command the terminal.
-        detail = "".join(c if c.isprintable() else "?" for c in detail)
-        print(f"{mark}  {check:{width}}  {detail}")
+        print(f"{mark}  {check:{width}}  {printable(detail)}")
         if fix:
             indent = " " * (7 + width + 2)
             for line in textwrap.wrap(fix, 100, break_long_words=False, break_on_hyphens=False):
-                print(f"{indent}{line}")
+                print(f"{indent}{printable(line)}")
     wrong = sum(ok is False for _, ok, *_ in rows)
     print(f"{len(rows)} checks, {wrong} wrong")
     raise SystemExit(1 if wrong else 0)
