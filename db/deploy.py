@@ -38,6 +38,8 @@ SEARCH_PATH = "pg_catalog, pg_temp"
 # An arbitrary number, the same in every release: what else takes this lock is another deployment.
 LOCK = 7_160_624_931
 LOCK_TIMEOUT = "5min"
+# The application waits for whoever waits for its table. A run of the job holds it for run_timeout.
+MIGRATION_LOCK_TIMEOUT = "1min"
 
 EXAMPLE = "DATABASE_URL=postgresql://postgres:secret@127.0.0.1:5432/postgres"
 
@@ -167,6 +169,7 @@ def dbmate_url(connection: psycopg.Connection, url: str) -> str:
     if asked in ("prefer", "allow"):
         asked = "require" if connection.pgconn.ssl_in_use else "disable"
     options |= {"sslmode": asked, "search_path": SEARCH_PATH.replace(" ", "")}
+    options |= {"lock_timeout": MIGRATION_LOCK_TIMEOUT}
     options.setdefault("application_name", "dbmate")
     login = f"{quote(info.user, safe='')}:{quote(info.password, safe='')}"
     host = f"[{info.host}]" if ":" in info.host else info.host
@@ -231,6 +234,8 @@ set local client_min_messages = warning;
 set local search_path = {SEARCH_PATH};
 -- Two installations at once would get into each other's way: the second waits.
 do $$ begin perform pg_catalog.pg_advisory_xact_lock({LOCK}); end $$;
+-- The application waits for whoever waits for its table.
+set local lock_timeout = '{MIGRATION_LOCK_TIMEOUT}';
 """
     ]
     for path in (CHECK_TABLE, *MIGRATIONS, *FUNCTIONS):

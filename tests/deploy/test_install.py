@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -328,3 +329,37 @@ def test_a_dollar_in_a_password_is_no_variable_of_make(server: Server, empty_dat
     finally:
         with psycopg.connect(server.dsn(), autocommit=True) as admin:
             admin.execute(f"drop role login_of_{name}".encode())
+
+
+@pytest.mark.parametrize("way", ["migrate", "dist"])
+def test_an_installation_waits_for_the_applications_table_only_for_a_while(
+    empty_database: str, way: str
+) -> None:
+    with psycopg.connect(empty_database) as idle:
+        idle.execute("create table evolution_instances (instance_name text)")
+        idle.commit()
+        idle.execute("select from evolution_instances")
+        if way == "migrate":
+            sooner = "import deploy; deploy.MIGRATION_LOCK_TIMEOUT = '100ms'; deploy.main()"
+            result = subprocess.run(
+                [sys.executable, "-c", sooner, "migrate"],
+                cwd=ROOT / "db",
+                env={**os.environ, "DATABASE_URL": empty_database},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            assert result.returncode == 1
+            assert "canceling statement due to lock timeout" in result.stdout + result.stderr
+        else:
+            make("dist")
+            text = (ROOT / "dist" / "qr_refresh.sql").read_text(encoding="utf-8")
+            sooner = text.replace("lock_timeout = '1min'", "lock_timeout = '100ms'")
+            with (
+                psycopg.connect(empty_database, autocommit=True) as connection,
+                pytest.raises(psycopg.errors.LockNotAvailable),
+            ):
+                connection.execute("set statement_timeout = '60s'")
+                connection.execute(sooner.encode())
+    migrated(empty_database)
