@@ -13,7 +13,7 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
-from tests.deploy.installation import migrated
+from tests.deploy.installation import migrated, run_dist
 from tests.engines import POSTGRES_BIN, Server, start_postgres
 from tests.job import Connection, Job, install, read_qr
 from tests.simulator import Simulator, error_answer
@@ -304,6 +304,14 @@ BEFORE: dict[str, tuple[str, int]] = {
         f"{TABLE_WITH_KEY} create publication supabase_realtime for table evolution_instances",
         1,
     ),
+    "a partitioned one that has joined before": (
+        f"create table {COLUMNS} partition by hash (id);"
+        "alter table evolution_instances add primary key (id);"
+        "create table the_only_part partition of evolution_instances"
+        " for values with (modulus 1, remainder 0);"
+        "create publication supabase_realtime for table evolution_instances",
+        0,  # the partition is what this publishes
+    ),
     "one that is in with all tables": (
         f"{TABLE_WITH_KEY} create publication supabase_realtime for all tables",
         1,
@@ -347,12 +355,17 @@ def test_the_table_joins_once_where_it_can(
         connection.execute("update evolution_instances set instance_name = 'b'")
 
 
-def test_a_table_that_was_taken_out_stays_out_after_an_upgrade(empty_database: str) -> None:
+@pytest.mark.parametrize("install_it", [migrated, run_dist], ids=["migrate", "dist"])
+def test_a_table_that_was_taken_out_stays_out_after_an_upgrade(
+    empty_database: str, install_it: Callable[[str], object]
+) -> None:
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.execute("create publication supabase_realtime")
-        migrated(empty_database)
+        install_it(empty_database)
         assert connection.execute(PUBLISHED.encode()).fetchone() == (1,)
         connection.execute("alter publication supabase_realtime drop table evolution_instances")
+        install_it(empty_database)
+        assert connection.execute(PUBLISHED.encode()).fetchone() == (0,)
         assert NOT_PUBLISHED in migrated(empty_database)
         assert connection.execute(PUBLISHED.encode()).fetchone() == (0,)
 
