@@ -22,7 +22,7 @@ import psycopg
 import requests
 
 from tests.database.backend import memory
-from tests.engines import Server, start_postgres
+from tests.engines import Server, engine_errors_in_words, start_postgres
 from tests.job import install
 from tests.simulator import Trouble, running_simulator
 
@@ -167,7 +167,7 @@ def update_cost(server: Server) -> tuple[float, float]:
 
 def main() -> None:
     """Print one table."""
-    with start_postgres() as server:
+    with start_postgres(own=True) as server:
         install(server.dsn())
         print(f"PostgreSQL {server.version}, engine {server.engine}, {CONCURRENCY} calls at a time")
         print(f"median of {ROUNDS} rounds; each round in a new session\n")
@@ -197,4 +197,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with engine_errors_in_words():
+        main()

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from tests.engines import Server, start_postgres
+from tests.engines import Server, engine_errors_in_words, start_postgres
 from tests.job import install, wait_until
 from tests.simulator import Simulator, Trouble, running_simulator
 from tests.simulator.instance import ROTATION
@@ -178,7 +178,7 @@ def main() -> None:
     hanging = int(os.environ.get("COVERAGE_HANGING", "0"))
     workers = int(os.environ.get("COVERAGE_WORKERS", "1"))
     names = os.environ.get("COVERAGE_MODES", "live minute 5s").split()
-    with start_postgres() as server, ExitStack() as stack:
+    with start_postgres(own=True) as server, ExitStack() as stack:
         print(
             f"PostgreSQL {server.version}, engine {server.engine}: {instances} instances in every"
             f" phase of a QR code, {hanging} more that hang, {seconds:.0f} s",
@@ -210,4 +210,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with engine_errors_in_words():
+        main()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import segno
 
-from tests.engines import EngineError, Server, start_postgres
+from tests.engines import Server, engine_errors_in_words, start_postgres
 from tests.job import Connection, read_qr
 from tests.simulator import Simulator, Trouble, running_simulator
 
@@ -52,15 +54,36 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
-def run_demo(server: Server) -> None:
+def deploy(command: str, url: str, output: int | None = None) -> None:
+    """Run what `make migrate` or `make uninstall` runs."""
+    environment = {**os.environ, "DATABASE_URL": url}
+    subprocess.run(
+        [sys.executable, str(DEPLOY), command], env=environment, stdout=output, check=True
+    )
+
+
+@contextlib.contextmanager
+def throw_away_database(server: Server) -> Iterator[str]:
+    """A database of the demo's own, because the server may be one that DATABASE_URL names."""
+    name = f"refresh_qr_codes_demo_{secrets.token_hex(4)}"
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute(f"create database {name} template template0".encode())
+        try:
+            yield server.dsn(name)
+            # With it go the roles, where no other database has the job.
+            deploy("uninstall", server.dsn(name), subprocess.DEVNULL)
+        finally:
+            admin.execute(f"drop database {name} with (force)".encode())
+
+
+def run_demo(server: Server, url: str) -> None:
     """Install, add instances, run the job and show what it did."""
     say("make migrate")
-    environment = {**os.environ, "DATABASE_URL": server.dsn()}
-    subprocess.run([sys.executable, str(DEPLOY), "migrate"], env=environment, check=True)
+    deploy("migrate", url)
 
     with (
         running_simulator(server.listen_host) as simulator,
-        psycopg.connect(server.dsn(), autocommit=True) as connection,
+        psycopg.connect(url, autocommit=True) as connection,
     ):
         add_instances(connection, simulator)
         base_url = server.as_reached(simulator.base_url)
@@ -102,12 +125,10 @@ def run_demo(server: Server) -> None:
 def main() -> None:
     """Start a throw-away PostgreSQL, show the job, and leave nothing behind."""
     say("Starting a throw-away PostgreSQL")
-    try:
-        with start_postgres() as server:
-            print(f"PostgreSQL {server.version}, engine {server.engine}")
-            run_demo(server)
-    except EngineError as e:
-        raise SystemExit(f"error: {e}") from e
+    with engine_errors_in_words(), start_postgres() as server:
+        print(f"PostgreSQL {server.version}, engine {server.engine}")
+        with throw_away_database(server) as url:
+            run_demo(server, url)
     say("Done: the throw-away PostgreSQL and the simulator are gone")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 
 from examples.live_page.server import serving
-from tests.engines import EngineError, Server, start_postgres
+from tests.engines import Server, engine_errors_in_words, start_postgres
 from tests.job import Connection
 from tests.page_role import create_page_role
 from tests.simulator import Simulator, running_simulator
@@ -106,16 +106,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         say("Starting a throw-away PostgreSQL")
-        with start_postgres() as server:
-            if server.engine == "url":
-                raise EngineError(
-                    "demo-live schedules a job, so it takes a server of its own:"
-                    " PG=docker or PG=local"
-                )
+        with engine_errors_in_words(), start_postgres(own=True) as server:
             print(f"PostgreSQL {server.version}, engine {server.engine}")
             run_demo(server)
-    except EngineError as error:
-        raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         say("Done: the page, the simulator and the throw-away PostgreSQL are gone")
 

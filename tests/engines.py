@@ -275,6 +275,15 @@ def choose_engine() -> str:
     )
 
 
+@contextlib.contextmanager
+def engine_errors_in_words() -> Iterator[None]:
+    """For programs: end with the message of an EngineError, and without its traceback."""
+    try:
+        yield
+    except EngineError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
 # --- docker ---------------------------------------------------------------------------------------
 
 
@@ -750,8 +759,8 @@ def _url_server(*, own: bool) -> Iterator[Server]:
     url = _database_url()
     if own:
         raise BorrowedServerError(
-            "the server of DATABASE_URL runs already, so there is none with other settings or for"
-            " one test alone: use PG=docker or PG=local"
+            "this needs a server of its own, and the one of DATABASE_URL is used as it is:"
+            " PG=docker or PG=local starts one"
         )
     server = _UrlServer(url)
     try:

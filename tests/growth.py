@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from tests.engines import start_postgres
+from tests.engines import engine_errors_in_words, start_postgres
 from tests.job import Connection, install
 from tests.simulator.picture import data_url, qr_text
 
@@ -211,4 +211,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with engine_errors_in_words():
+        main()

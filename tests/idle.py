@@ -10,7 +10,7 @@ import time
 
 import psycopg
 
-from tests.engines import start_postgres
+from tests.engines import engine_errors_in_words, start_postgres
 from tests.job import install, wait_until
 
 TICKS = 1000  # of one session, for the time of a tick
@@ -18,7 +18,7 @@ TICKS = 1000  # of one session, for the time of a tick
 
 def main() -> None:
     """Print the figures of the minute, and of an hour at that rate."""
-    with start_postgres() as server:
+    with start_postgres(own=True) as server:
         install(server.dsn())
         with psycopg.connect(server.dsn(), autocommit=True) as connection:
 
@@ -81,4 +81,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with engine_errors_in_words():
+        main()

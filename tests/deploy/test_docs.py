@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
@@ -151,10 +152,22 @@ def test_the_queries_of_operations_run() -> None:
                 connection.execute(query.encode())
 
 
-def test_make_demo_runs() -> None:
-    result = make("demo")
+def test_make_demo_runs(server: Server) -> None:
+    result = make("demo", server.dsn() if server.engine == "url" else None)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr
     assert "The server's current code is the same." in result.stdout
+
+
+def test_make_demo_leaves_nothing_on_a_server_that_runs_already(
+    server: Server, schema_of: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    databases = "select array_agg(datname order by datname) from pg_database"
+    before = value(server.dsn(), databases), schema_of(server.dsn())
+    monkeypatch.setenv("PG", "url")
+    result = make("demo", server.dsn())
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr
+    assert "The server's current code is the same." in result.stdout
+    assert (value(server.dsn(), databases), schema_of(server.dsn())) == before
 
 
 def test_links_lead_somewhere() -> None:

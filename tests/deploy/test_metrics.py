@@ -53,7 +53,8 @@ def exporter(url: str) -> Iterator[str]:
         tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(
             command,
-            env={**os.environ, "DATA_SOURCE_NAME": url},
+            # Without variables such as PGSYSCONFDIR, which it refuses.
+            env={"PATH": os.environ["PATH"], "DATA_SOURCE_NAME": url},
             stdout=log,
             stderr=log,
         ) as process,
