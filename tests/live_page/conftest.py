@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from examples.live_page.server import serving
 from tests.page_role import create_page_role
@@ -26,6 +26,10 @@ CHROMIUM_OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+# A machine with much to do may need more than the second that a person waits. What is expected is
+# waited for no longer than it takes.
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture
