@@ -2,6 +2,10 @@
 
 PYTHON ?= python3
 VENV := .venv
+# As it was written: make would take a $ in a password for the beginning of a variable.
+ifdef DATABASE_URL
+override DATABASE_URL := $(value DATABASE_URL)
+endif
 export DATABASE_URL
 export PG
 

@@ -71,7 +71,9 @@ install_job() {
 }
 
 if [ -e "$installation" ]; then
-    set -- -c "cron.database_name=$database" "$@"
+    # Also where arguments of the operator's take the place of the image's own.
+    set -- -c shared_preload_libraries=pg_cron -c cron.use_background_workers=on \
+        -c "cron.database_name=$database" "$@"
     rm -f "$failure_mark"
     # The first process of a container ignores signals that it does not trap.
     stopping=false

@@ -26,7 +26,7 @@ begin
             and t.typcategory not in ('S', 'N', 'E')
             and coalesce(nullif(t.typbasetype, 0), t.oid) <> 'uuid'::regtype as is_no_text,
             -- A picture has some 13,000 characters.
-            c.name = 'qr_code' and a.atttypmod between 0 and 2000 as is_short
+            c.name = 'qr_code' and a.atttypmod between 0 and 13000 as is_short
         from (
             values
             ('instance_name', 'select from %s order by instance_name', 'It may be text, varchar, citext, uuid or a number.'),

@@ -38,6 +38,8 @@ SEARCH_PATH = "pg_catalog, pg_temp"
 # An arbitrary number, the same in every release: what else takes this lock is another deployment.
 LOCK = 7_160_624_931
 LOCK_TIMEOUT = "5min"
+# The application waits for whoever waits for its table. A run of the job holds it for run_timeout.
+MIGRATION_LOCK_TIMEOUT = "1min"
 
 EXAMPLE = "DATABASE_URL=postgresql://postgres:secret@127.0.0.1:5432/postgres"
 
@@ -83,6 +85,19 @@ def connect(url: str, command: str, database: str | None = None) -> psycopg.Conn
     if not url.startswith(("postgresql://", "postgres://")):
         problem = "is not a postgresql:// URL" if url else "is not set"
         raise DeployError(f"DATABASE_URL {problem}. Example:\n  make {command} {EXAMPLE}")
+    try:
+        parts = conninfo_to_dict(url)
+        is_whole = "@" not in str(parts.get("host", ""))
+        is_whole &= bool(re.fullmatch(r"[\d,]*", str(parts.get("port", ""))))
+    except psycopg.ProgrammingError:
+        is_whole = False
+    if not is_whole:
+        # Not what libpq says: it quotes the part that it cannot read, which is of the password.
+        raise DeployError(
+            "DATABASE_URL cannot be read. In a user or password write special characters as %XX:"
+            " @ is %40, / is %2F, % is %25, a space is %20. After a ? it may only have what libpq"
+            " knows, such as sslmode."
+        )
     try:
         conninfo = make_conninfo(url, dbname=database)
         return psycopg.connect(conninfo, autocommit=True, connect_timeout=10)
@@ -154,6 +169,7 @@ def dbmate_url(connection: psycopg.Connection, url: str) -> str:
     if asked in ("prefer", "allow"):
         asked = "require" if connection.pgconn.ssl_in_use else "disable"
     options |= {"sslmode": asked, "search_path": SEARCH_PATH.replace(" ", "")}
+    options |= {"lock_timeout": MIGRATION_LOCK_TIMEOUT}
     options.setdefault("application_name", "dbmate")
     login = f"{quote(info.user, safe='')}:{quote(info.password, safe='')}"
     host = f"[{info.host}]" if ":" in info.host else info.host
@@ -218,6 +234,8 @@ set local client_min_messages = warning;
 set local search_path = {SEARCH_PATH};
 -- Two installations at once would get into each other's way: the second waits.
 do $$ begin perform pg_catalog.pg_advisory_xact_lock({LOCK}); end $$;
+-- The application waits for whoever waits for its table.
+set local lock_timeout = '{MIGRATION_LOCK_TIMEOUT}';
 """
     ]
     for path in (CHECK_TABLE, *MIGRATIONS, *FUNCTIONS):

@@ -11,8 +11,8 @@ import sys
 import textwrap
 
 import psycopg
+from deploy import EXAMPLE, DeployError, connect
 
-EXAMPLE = "make doctor DATABASE_URL=postgresql://postgres:secret@127.0.0.1:5432/postgres"
 # ok: what stands before a check, and its colour on a terminal.
 MARKS = {True: ("ok", "32"), False: ("WRONG", "31;1"), None: ("look", "33")}
 
@@ -23,21 +23,25 @@ def findings(url: str) -> list[tuple[str, bool | None, str, str | None]]:
     Raises:
         SystemExit: they cannot be had; the message says what to do.
     """
-    if not url.startswith(("postgresql://", "postgres://")):
-        problem = "is not a postgresql:// URL" if url else "is not set"
-        raise SystemExit(f"error: DATABASE_URL {problem}. Example:\n  {EXAMPLE}")
     try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+        with connect(url, "doctor") as connection:
             return connection.execute("select * from qr_refresh.doctor()").fetchall()
+    except DeployError as error:
+        raise SystemExit(f"error: {error}") from error
     except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction) as error:
         raise SystemExit(
-            "error: refresh-qr-codes is not installed in this database. Install it:\n  "
-            + EXAMPLE.replace("doctor", "migrate")
+            "error: refresh-qr-codes is not installed in this database. Install it:\n"
+            f"  make migrate {EXAMPLE}"
         ) from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise SystemExit("error: doctor() needs a superuser, for example postgres") from error
     except psycopg.Error as error:
         raise SystemExit(f"error: the database of DATABASE_URL: {error}") from error
+
+
+def printable(text: str) -> str:
+    """Return a text that cannot command the terminal: names and hints are of others."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def main() -> None:
@@ -48,13 +52,11 @@ def main() -> None:
     for check, ok, detail, fix in rows:
         mark, colour = MARKS[ok]
         mark = f"\x1b[{colour}m{mark:5}\x1b[0m" if colours else f"{mark:5}"
-        # A name with a control character in it must not command the terminal.
-        detail = "".join(c if c.isprintable() else "?" for c in detail)
-        print(f"{mark}  {check:{width}}  {detail}")
+        print(f"{mark}  {check:{width}}  {printable(detail)}")
         if fix:
             indent = " " * (7 + width + 2)
             for line in textwrap.wrap(fix, 100, break_long_words=False, break_on_hyphens=False):
-                print(f"{indent}{line}")
+                print(f"{indent}{printable(line)}")
     wrong = sum(ok is False for _, ok, *_ in rows)
     print(f"{len(rows)} checks, {wrong} wrong")
     raise SystemExit(1 if wrong else 0)

@@ -12,8 +12,8 @@ import time
 from typing import Any
 
 import psycopg
+from deploy import DeployError, connect
 
-EXAMPLE = "make watch DATABASE_URL=postgresql://postgres:secret@127.0.0.1:5432/postgres"
 EVERY = 1.0  # seconds
 HEALTH = (
     "select format('%s  %s of %s live, last run %s ago, %s of last hour''s attempts succeeded',"
@@ -68,14 +68,13 @@ def watch(connection: Connection) -> None:
 
 def main() -> None:
     """Connect, and show until Ctrl-C."""
-    url = os.environ.get("DATABASE_URL", "")
-    if not url.startswith(("postgresql://", "postgres://")):
-        raise SystemExit(f"error: DATABASE_URL is not a postgresql:// URL. Example:\n  {EXAMPLE}")
     try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+        with connect(os.environ.get("DATABASE_URL", ""), "watch") as connection:
             watch(connection)
     except KeyboardInterrupt:
         print()
+    except DeployError as error:
+        raise SystemExit(f"error: {error}") from error
     except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedTable) as error:
         raise SystemExit("error: refresh-qr-codes is not installed: make migrate") from error
     except psycopg.Error as error:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from tests.engines import EngineError, Server, start_postgres
+from tests.engines import BorrowedServerError, EngineError, Server, start_postgres
 from tests.job import Connection, Job, install
 from tests.simulator import Simulator, running_simulator
 
@@ -21,6 +21,18 @@ _tested: list[str] = []
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for server in _tested:
         terminalreporter.write_line(f"PostgreSQL {server}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None]:
+    """Skip what cannot be done to the server of DATABASE_URL; the reason says which engine can."""
+    try:
+        yield
+    except BorrowedServerError as error:
+        pytest.skip(str(error))
+
+
+pytest_runtest_call = pytest_runtest_setup
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,10 @@ class EngineError(RuntimeError):
     """No server can be had, or an engine cannot do what was asked; the message says what to do."""
 
 
+class BorrowedServerError(EngineError):
+    """Not to be done to a server that runs already; the message says which engine does it."""
+
+
 class CommandResult(NamedTuple):
     """What a command inside the server's container did; `output` is stdout and stderr together."""
 
@@ -217,6 +221,7 @@ def start_postgres(
     *,
     settings: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
+    own: bool = False,
 ) -> Iterator[Server]:
     """Start a throw-away PostgreSQL server; it is removed, with its data, when the context ends.
 
@@ -225,9 +230,12 @@ def start_postgres(
             first that works.
         settings: postgresql.conf settings that replace those of `SETTINGS` or join them.
         environment: environment variables of the server process.
+        own: whether it must be one that nobody else uses.
 
     Raises:
         EngineError: no server can be had; the message says what to install or to set.
+        BorrowedServerError: the engine is ``url``, and the server must be an own one, or have
+            other settings or another environment.
     """
     wanted = engine or os.environ.get("PG") or None
     if wanted is not None and wanted not in ENGINES:
@@ -238,7 +246,7 @@ def start_postgres(
     starters: dict[str, Callable[[], contextlib.AbstractContextManager[Server]]] = {
         "docker": lambda: _docker_server(_docker_client(), merged, environment or {}),
         "local": lambda: _local_server(merged, environment or {}),
-        "url": lambda: _url_server(changed=bool(settings or environment)),
+        "url": lambda: _url_server(own=own or bool(settings or environment)),
     }
     with starters[wanted or choose_engine()]() as server:
         yield server
@@ -735,17 +743,17 @@ class _UrlServer(Server):
         return self._url(dbname, self._options)
 
     def log_text(self) -> str:
-        raise EngineError(
+        raise BorrowedServerError(
             "the log of the server of DATABASE_URL cannot be read: use PG=docker or PG=local"
         )
 
     def stop(self, mode: str = "fast") -> None:
-        raise EngineError(
+        raise BorrowedServerError(
             "the server of DATABASE_URL is not ours to stop: use PG=docker or PG=local"
         )
 
     def start(self) -> None:
-        raise EngineError(
+        raise BorrowedServerError(
             "the server of DATABASE_URL is not ours to start: use PG=docker or PG=local"
         )
 
@@ -754,12 +762,12 @@ class _UrlServer(Server):
 
 
 @contextlib.contextmanager
-def _url_server(*, changed: bool) -> Iterator[Server]:
+def _url_server(*, own: bool) -> Iterator[Server]:
     url = _database_url()
-    if changed:
-        raise EngineError(
-            "the server of DATABASE_URL runs already, so it cannot get other settings or another"
-            " environment: use PG=docker or PG=local"
+    if own:
+        raise BorrowedServerError(
+            "the server of DATABASE_URL runs already, so there is none with other settings or for"
+            " one test alone: use PG=docker or PG=local"
         )
     server = _UrlServer(url)
     try:

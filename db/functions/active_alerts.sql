@@ -67,6 +67,12 @@ begin
         where j.calls in ('live', 'refresh_qr_codes') and not j.is_active;
     end if;
 
+    return query
+    select
+        'job_late', null::text, l.last_finished_at,
+        format('no run of %s of live mode for over %s', l.lane, l.late_after)
+    from qr_refresh.late_lanes() as l;
+
     if last_run.finished_at is null then
         return query select 'job_late', null::text, null::timestamptz, 'no run is on record';
     elsif last_run.finished_at < late_since then

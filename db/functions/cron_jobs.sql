@@ -45,7 +45,8 @@ begin
                     when j.command ~* '\mrefresh_qr_codes\s*\(' then 'refresh_qr_codes'
                     when j.command ~* '\mqr_refresh\.prune_history\s*\(' then 'prune_history'
                     when j.command ~ 'functions/v1/refresh-qr-codes' then 'edge function'
-                    when j.jobname ~ '^refresh-qr-codes' then 'something else'
+                    when j.jobname ~ '^refresh-qr-codes(-slow|-prune|-[0-9]+)?(@|$)'
+                        then 'something else'
                 end as calls,
                 j.username,
                 j.active

@@ -45,20 +45,24 @@ begin
             where
                 j.is_ours
                 -- NULL: there is no such role any more.
-                and has_function_privilege(
-                    to_regrole(quote_ident(j.username)),
-                    case j.calls
-                        when 'live' then 'qr_refresh.live_tick(text, integer, integer, jsonb)'::regprocedure
-                        else job
-                    end,
-                    'execute'
-                ) is not true
+                and case j.calls
+                    when 'live' then
+                        has_schema_privilege(r.role, 'qr_refresh', 'usage')
+                        and has_function_privilege(
+                            r.role, 'qr_refresh.live(text, integer, integer)', 'execute'
+                        )
+                        and has_function_privilege(
+                            r.role, 'qr_refresh.live_tick(text, integer, integer, jsonb)', 'execute'
+                        )
+                    else has_function_privilege(r.role, job, 'execute')
+                end is not true
         ),
         string_agg(format('%s (%s, calls %s)', j.jobid, j.jobname, j.calls), ', ') filter (
             where j.is_superfluous
         )
     into ours, inactive, helpless, superfluous
-    from jobs as j;
+    from jobs as j
+    cross join lateral (select to_regrole(quote_ident(j.username)) as role) as r;
     return query select
         'job is scheduled', ours is not null, coalesce(ours, 'pg_cron has no job that runs refresh_qr_codes()'),
         'SELECT qr_refresh.schedule(''live''); or schedule() for once a minute';
@@ -67,7 +71,8 @@ begin
         'SELECT cron.alter_job(number, active => true); for each';
     return query select
         'job''s role may run it', helpless is null, coalesce('may not: ' || helpless, 'yes'),
-        'GRANT EXECUTE ON ROUTINE refresh_qr_codes, qr_refresh.live, qr_refresh.live_tick TO ...; or call qr_refresh.schedule() again as a superuser';
+        'GRANT USAGE ON SCHEMA qr_refresh TO ...; GRANT EXECUTE ON ROUTINE refresh_qr_codes, qr_refresh.live, qr_refresh.live_tick TO ...; '
+        'or call qr_refresh.schedule() again as a superuser';
     return query select
         'there is no second job', superfluous is null, coalesce(superfluous, 'yes'),
         'SELECT cron.unschedule(number); for all but one';
@@ -82,14 +87,24 @@ begin
             order by d.runid desc limit 1
         ) as d on true
         where d.status = 'failed' and j.calls in ('live', 'refresh_qr_codes')
+        order by d.return_message is not distinct from 'server restarted'
         limit 1
     $query$ into failure;
     return query select
-        'pg_cron''s last execution', failure is null, coalesce(left(failure, 300), 'did not fail'),
+        'pg_cron''s last execution',
+        -- So pg_cron calls what ran when Postgres stopped, be it for a restart or in a crash.
+        case when failure is null then true when failure !~ ': server restarted$' then false end,
+        coalesce(left(failure, 300), 'did not fail'),
         case
+            when failure ~ ': server restarted$'
+                then 'Nothing, where Postgres was restarted: the next execution that ends clears it. '
+                    'Else the server log says why Postgres stopped'
             when failure ~ 'connection failed|authentication|pg_hba'
                 then 'ALTER SYSTEM SET cron.use_background_workers = on; then restart Postgres. '
                     'Or let the role of the job connect to localhost (pg_hba.conf)'
+            when failure ~ 'background process'
+                then 'A higher max_worker_processes in postgresql.conf, where pg_cron, parallel queries and others '
+                    'take all there are; then restart Postgres'
             else 'By hand, as the role of the job: SELECT refresh_qr_codes();'
         end;
 

@@ -28,7 +28,7 @@ begin
             select null as name, u.base_url
             from qr_refresh.evolution_api_base_url() as u
             union all
-            select v.server_name, v.base_url from qr_refresh.evolution_servers as v
+            select v.server_name, rtrim(v.base_url, '/') from qr_refresh.evolution_servers as v
         ) as server
         -- One that failed rather than another.
         left join lateral (

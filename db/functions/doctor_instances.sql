@@ -9,6 +9,7 @@ declare
     missing text;
     connecting bigint;
     unusable text;
+    lost text;
     row_estimate bigint;
     has_index boolean;
 begin
@@ -38,8 +39,19 @@ begin
         string_agg(
             format('%s: %s', coalesce(e.instance_name::text, 'NULL'), p.problem),
             '; ' order by e.instance_name::text
-        ) filter (where p.problem is not null)
-    into connecting, unusable
+        ) filter (where p.problem is not null),
+        string_agg(
+            format('%s: %s', e.instance_name::text, e.evolution_server::text),
+            '; ' order by e.instance_name::text
+        ) filter (
+            where
+                e.evolution_server is not null
+                and not exists (
+                    select from qr_refresh.evolution_servers as v
+                    where v.server_name = e.evolution_server::text
+                )
+        )
+    into connecting, unusable, lost
     from public.evolution_instances as e
     cross join lateral (
         select qr_refresh.instance_problem(e.instance_name::text, e.instance_token::text) as problem
@@ -55,6 +67,12 @@ begin
         unusable is null,
         coalesce(left(unusable, 300), 'can be sent'),
         'Correct it, such as: UPDATE evolution_instances SET instance_token = ''...'' WHERE instance_name = ''...'';';
+    return query select
+        'servers of connecting instances',
+        lost is null,
+        coalesce('not in qr_refresh.evolution_servers: ' || left(lost, 300), 'are known'),
+        'INSERT INTO qr_refresh.evolution_servers VALUES (''name'', ''https://...''); or correct '
+        'evolution_instances.evolution_server: NULL is the server of the settings';
 
     row_estimate := (select greatest(c.reltuples, 0) from pg_class as c where c.oid = relation);
     has_index := exists (

@@ -75,7 +75,7 @@ begin
         callers is null,
         coalesce(callers || ' may execute functions of ours', 'only those that should'),
         format(
-            'REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA qr_refresh FROM %1$s; '
+            'REVOKE EXECUTE ON ALL ROUTINES IN SCHEMA qr_refresh FROM %1$s; '
             'REVOKE EXECUTE ON FUNCTION public.refresh_qr_codes FROM %1$s;',
             callers
         );

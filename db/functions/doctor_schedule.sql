@@ -16,9 +16,9 @@ declare
     );
     major constant text := current_setting('server_version_num')::integer / 10000;
     settings constant qr_refresh.settings := (select s from qr_refresh.settings as s);
-    lock_key constant bigint := hashtextextended('qr_refresh', 0);
     last_run qr_refresh.runs;
     is_late boolean;
+    late_lanes text;
     holder text;
 begin
     select r.* into last_run from qr_refresh.runs as r
@@ -70,32 +70,53 @@ begin
             'ALTER SYSTEM SET cron.use_background_workers = on; then restart Postgres';
     end if;
 
+    select string_agg(l.lane, ', ') into late_lanes from qr_refresh.late_lanes() as l;
     return query select
         'a run within the last ' || settings.alert_after,
-        not is_late,
-        coalesce('last run ended ' || date_trunc('second', last_run.finished_at), 'there has been none'),
-        'The job of pg_cron is not there or fails: see its own checks. By hand: SELECT refresh_qr_codes();';
+        not is_late and late_lanes is null,
+        coalesce('last run ended ' || date_trunc('second', last_run.finished_at), 'there has been none')
+        || coalesce('; none of live mode: ' || late_lanes, ''),
+        case
+            when late_lanes is not null
+                then 'Its job of pg_cron is not there, fails, or is never begun: SELECT qr_refresh.schedule(''live'', '
+                    'workers => ...); makes it anew. cron.max_running_jobs and max_worker_processes must have room '
+                    'for one job a worker, one for the slow lane, and the jobs of others'
+            else 'The job of pg_cron is not there or fails: see its own checks. By hand: SELECT refresh_qr_codes();'
+        end;
     if last_run.id is not null then
         return query select
             'last run',
             last_run.report ->> 'success' = 'true',
             coalesce(
                 last_run.report ->> 'error',
+                case
+                    when last_run.report ->> 'success' = 'false' then 'no tick of live mode could be done'
+                end,
                 format('%s of %s attempts succeeded', last_run.refreshed, last_run.refreshed + last_run.failed)
             ),
-            'docs/operations.md has the cause and the fix of this error';
+            case
+                when last_run.report ? 'error'
+                    then 'docs/operations.md has the cause and the fix of this error'
+                else 'The server log has the SQLSTATE: lines with [refresh-qr-codes]. By hand: SELECT refresh_qr_codes();'
+            end;
     end if;
 
     select
         string_agg(format('process %s since %s', a.pid, date_trunc('second', a.xact_start)), ', ')
     into holder
-    from pg_locks as l
+    from (
+        select hashtextextended('qr_refresh', 0) as key, interval '0' as idle
+        union all
+        -- A tick of live mode waits for a second before it asks.
+        select hashtextextended(format('qr_refresh.live:%s:%s', lane, worker), 0), interval '2 seconds'
+        from unnest(array['fast', 'slow']) as lane, generate_series(1, 32) as worker
+    ) as k
+    inner join pg_locks as l on (l.classid::bigint << 32) | l.objid::bigint = k.key
     inner join pg_stat_activity as a on l.pid = a.pid
     where
         l.locktype = 'advisory' and l.objsubid = 1 and l.granted
         and l.database = (select d.oid from pg_database as d where d.datname = current_database())
-        and (l.classid::bigint << 32) | l.objid::bigint = lock_key
-        and a.xact_start < clock_timestamp() - 2 * settings.run_timeout;
+        and a.xact_start < clock_timestamp() - 2 * settings.run_timeout - k.idle;
     return query select
         'no run hangs',
         holder is null,

@@ -61,6 +61,7 @@ begin
                     'mode', 'live',
                     'lane', lane,
                     'worker', worker,
+                    'workers', workers,
                     'ticks', ticks,
                     'failed_ticks', failed_ticks,
                     'qr_updated', qr_updated,

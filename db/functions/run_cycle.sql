@@ -131,11 +131,11 @@ as $python$
         [names, outcomes, [answer["error"] for answer in answers]],
     )
     results = []
-    for row, outcome, told in zip(instances, outcomes, described, strict=True):
+    for row, outcome, digest, told in zip(instances, outcomes, digests, described, strict=True):
         result = {"instance_name": row["name"], "success": told["success"]}
         result |= {"qr_updated": outcome == "stored"}
         results.append(result | ({"error": told["error"]} if told["error"] else {}))
-        if outcome in ("stored", "unchanged", "changed", "update_failed", "expired"):
+        if digest:
             log_step(f"Successfully fetched QR for {row['name']}")
         if told["log_line"] and (outcome != "connected" or outcome != row["former_outcome"]):
             log(told["log_line"])

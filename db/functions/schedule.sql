@@ -36,14 +36,23 @@ begin
         end loop;
     end if;
     perform qr_refresh.check_pg_cron((
-        select string_agg(
-            format(
-                'SELECT cron.schedule_in_database(%L, %L, %L, %L);',
-                -- pg_cron takes a second job of a name for a change of the first.
-                n.name || '@' || current_database(), n.at, n.command, current_database()
-            ),
-            ' '
-        )
+        select
+            string_agg(
+                format(
+                    'SELECT cron.schedule_in_database(%L, %L, %L, %L);',
+                    -- pg_cron takes a second job of a name for a change of the first.
+                    n.name || '@' || current_database(), n.at, n.command, current_database()
+                ),
+                ' '
+            )
+            -- Lanes and workers of a former schedule would go on beside these.
+            || format(
+                ' SELECT cron.unschedule(jobid) FROM cron.job WHERE database = %L'
+                ' AND jobname ~ %L AND jobname <> ALL (%L);',
+                current_database(),
+                '^' || job_name || '(-slow|-[0-9]+)?@',
+                array_agg(n.name || '@' || current_database())
+            )
         from unnest(names, schedules, commands) as n (name, at, command)
         -- It works only where pg_cron lives; what it does elsewhere is to say what to run there.
         where n.name <> job_name || '-prune'

@@ -4,14 +4,28 @@
 -- once, so that one which an operator takes out again stays out.
 do $$
 begin
+    -- The file of `make dist` runs each migration again with each upgrade.
+    if to_regclass('qr_refresh.schema_migrations') is not null then
+        if exists (
+            select from qr_refresh.schema_migrations where version = '20261124200000'
+        ) then
+            return;
+        end if;
+    end if;
+    -- Not pg_publication_tables, which has the partitions in the place of a partitioned table.
     if not exists (
-        select from pg_catalog.pg_publication where pubname = 'supabase_realtime' and not puballtables
-    ) or exists (
-        select from pg_catalog.pg_publication_tables
+        select from pg_catalog.pg_publication as p
         where
-            pubname = 'supabase_realtime'
-            and schemaname = 'public'
-            and tablename = 'evolution_instances'
+            p.pubname = 'supabase_realtime'
+            and not p.puballtables
+            and not exists (
+                select from pg_catalog.pg_publication_rel as r
+                where r.prpubid = p.oid and r.prrelid = 'public.evolution_instances'::regclass
+            )
+            and not exists (
+                select from pg_catalog.pg_publication_namespace as n
+                where n.pnpubid = p.oid and n.pnnspid = 'public'::regnamespace
+            )
     ) then
         return;
     end if;

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,15 +32,16 @@ PNG_URL = "data:image/png;base64,"
 
 # A picture is sent by the database only where last_qr_update is another one than that of the
 # picture which is here already. An `instance_status` that is an enum is compared as one, so that an
-# index on it serves.
+# index on it serves. The other columns may be of any type that the job takes. A code lives 45 s, as
+# in qr_refresh.status; the setting is longer as a rule, for the job judges pictures by it.
 QUERY = """
 select
     e.instance_name::text as name,
     e.instance_status::text as status,
     e.last_qr_update::text as updated_at,
     case
-        when isfinite(e.last_qr_update)
-            then extract(epoch from clock_timestamp() - e.last_qr_update)::float8
+        when isfinite(e.last_qr_update::timestamptz)
+            then extract(epoch from clock_timestamp() - e.last_qr_update::timestamptz)::float8
     end as age,
     e.qr_code is not null as has_picture,
     known.name is not null
@@ -45,12 +50,18 @@ select
         when known.name is null or known.updated_at is distinct from e.last_qr_update::text
             then e.qr_code
     end as qr_code,
-    (select extract(epoch from s.qr_lifetime)::float8 from qr_refresh.settings as s) as lifetime
+    (
+        select extract(epoch from least(s.qr_lifetime, interval '45 seconds'))::float8
+        from qr_refresh.settings as s
+    ) as lifetime
 from public.evolution_instances as e
 left join
     unnest(%(names)s::text[], %(times)s::text[]) as known (name, updated_at)
     on known.name = e.instance_name::text
-where e.instance_status = 'connecting' or e.instance_name = any(%(names)s::text[])
+where
+    (e.instance_status = 'connecting' or e.instance_name::text = any(%(names)s::text[]))
+    -- The job leaves these alone.
+    and e.instance_name is not null
 """
 
 
@@ -63,7 +74,9 @@ class Card:
         status: as in instance_status.
         picture: the QR code as a PNG data URL; None without one.
         updated_at: last_qr_update as the database writes it, only to notice another one.
-        stored_at: when that was on this process's monotonic clock; None where it is not known.
+        stored_at: when that picture was first stored, on this process's monotonic clock; None
+            where it is not known.
+        is_used: the picture was there already when the instance was not connecting.
         left_at: when the instance was first seen not connecting; None while it connects.
     """
 
@@ -72,16 +85,8 @@ class Card:
     picture: str | None
     updated_at: str | None
     stored_at: float | None
+    is_used: bool
     left_at: float | None
-
-    def same_as(self, other: Card | None) -> bool:
-        """Tell whether the page would show the same."""
-        # Two readings of one age differ by the time that the answers took.
-        return other is not None and (self.status, self.picture, self.updated_at) == (
-            other.status,
-            other.picture,
-            other.updated_at,
-        )
 
 
 class Board:
@@ -97,7 +102,7 @@ class Board:
     def __init__(self) -> None:
         """Make an empty board; `watch` fills it."""
         self.cards: dict[str, Card] = {}
-        self.lifetime = 60.0
+        self.lifetime = 45.0
         self.database: Database = "unread"
         self._changes = 0
         self._changed = asyncio.Condition()
@@ -143,11 +148,13 @@ class Board:
             connect_timeout=5,
             application_name="refresh-qr-codes live page",
         ) as connection:
-            await connection.execute("listen qr_refresh")
+            with _cut_off_when_late(connection):
+                await connection.execute("listen qr_refresh")
             while True:
-                async with asyncio.timeout(READ_TIMEOUT):
+                asked_at = time.monotonic()
+                with _cut_off_when_late(connection):
                     rows = await self._read(connection)
-                await self._take(rows)
+                await self._take(rows, asked_at)
                 async for _ in connection.notifies(timeout=READ_INTERVAL, stop_after=1):
                     pass
 
@@ -159,13 +166,12 @@ class Board:
         cursor = await connection.execute(QUERY, known)
         return await cursor.fetchall()
 
-    async def _take(self, rows: list[DictRow]) -> None:
-        now = time.monotonic()
+    async def _take(self, rows: list[DictRow], asked_at: float) -> None:
         before = self.cards
         after: dict[str, Card] = {}
         for row in rows:
-            card = _card(row, before.get(row["name"]), now)
-            if card.left_at is None or now - card.left_at < KEPT_AFTER_CONNECTING:
+            card = _card(row, before.get(row["name"]), asked_at)
+            if card.left_at is None or asked_at - card.left_at < KEPT_AFTER_CONNECTING:
                 after[card.name] = card
             self.lifetime = row["lifetime"]
         if after != before or self.database != "online":
@@ -180,7 +186,34 @@ class Board:
             self._changed.notify_all()
 
 
-def _card(row: dict[str, Any], former: Card | None, now: float) -> Card:
+@contextlib.contextmanager
+def _cut_off_when_late(connection: psycopg.AsyncConnection[DictRow]) -> Iterator[None]:
+    """End a connection on which the answer takes longer than READ_TIMEOUT.
+
+    Raises:
+        TimeoutError: it did.
+    """
+    # Not asyncio.timeout: psycopg then asks the server to cancel, and waits for its answer to that
+    # as well. Debian 13's psycopg (3.2.6) does so for ever.
+    loop = asyncio.get_running_loop()
+    with socket.socket(fileno=os.dup(connection.fileno())) as link:
+        timer = loop.call_later(READ_TIMEOUT, _shut_down, link)
+        try:
+            yield
+        except psycopg.OperationalError:
+            if loop.time() < timer.when():
+                raise
+            raise TimeoutError from None
+        finally:
+            timer.cancel()
+
+
+def _shut_down(link: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the other side was faster
+        link.shutdown(socket.SHUT_RDWR)
+
+
+def _card(row: dict[str, Any], former: Card | None, asked_at: float) -> Card:
     picture: str | None = row["qr_code"]
     if not row["has_picture"]:
         picture = None
@@ -188,15 +221,30 @@ def _card(row: dict[str, Any], former: Card | None, now: float) -> Card:
         picture = former.picture if former else None
     elif picture and not picture.startswith(PNG_URL):
         picture = None  # not written by the job, and nothing to scan
+    same = former if former and picture is not None and picture == former.picture else None
+    is_connecting = row["status"] == "connecting"
+    # Scanned, or the connection that it belonged to has ended: a code of before lets nobody in.
+    is_used = picture is not None and (not is_connecting or (same is not None and same.is_used))
+    stored_at = None
+    if picture is not None and not is_used and row["age"] is not None:
+        # The future where the database's clock was set back. Counted from the question, for the
+        # answer may have been on its way.
+        stored_at = asked_at - max(row["age"], 0.0)
+        # A picture becomes no younger by being stored again. Where it is older than was thought, a
+        # clock was set, or this machine slept, and its monotonic clock with it.
+        if same and same.stored_at is not None and same.stored_at < stored_at + READ_TIMEOUT:
+            stored_at = same.stored_at
     left_at = None
-    if row["status"] != "connecting":
-        left_at = former.left_at if former and former.left_at is not None else now
+    if not is_connecting:
+        left_at = former.left_at if former and former.left_at is not None else asked_at
     card = Card(
         name=row["name"],
         status=row["status"],
         picture=picture,
         updated_at=row["updated_at"],
-        stored_at=None if row["age"] is None else now - row["age"],
+        stored_at=stored_at,
+        is_used=is_used,
         left_at=left_at,
     )
-    return former if former and card.same_as(former) else card
+    # The same object, where it would be shown the same.
+    return former if former == card else card

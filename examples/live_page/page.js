@@ -3,6 +3,10 @@
 // Seconds without a word from the server after which the connection counts as lost.
 const SILENCE = 20;
 const RETRY = 3;
+// Seconds after which a connection is replaced, because the server's clock has drifted from this one.
+const RENEWAL = 3600;
+// Seconds in which the next code usually comes once the former has died.
+const MOMENT = 5;
 
 const SIGNS = { waiting: "···", connected: "✓" };
 const TEXTS = { live: "Live", expired: "Expired", waiting: "Waiting for a code", connected: "Connected" };
@@ -18,19 +22,39 @@ const dialog = byId("large");
 const order = new Intl.Collator(undefined, { numeric: true });
 
 const cards = new Map(); // by name
-let lifetime = 60;
+let lifetime = 45;
 let database = "unread";
 let enlarged = null; // name of the card in the dialog
 let source = null;
 let heardAt = 0;
+let openedAt = 0;
+let ahead = 0; // of now(), on the server's clock
 let isLost = false;
 
-const now = () => performance.now() / 1000;
+// Codes die also while a machine sleeps. performance.now() stands still then in most browsers
+// (https://github.com/w3c/hr-time/issues/115). Date.now() does not, but it can be set. So what it
+// gains on the other by leaps was sleep, or is taken for it.
+const LEAP = 1000;
+let lead = Date.now() - performance.now();
+let slept = 0;
+
+function now() {
+  const gain = Date.now() - performance.now() - lead;
+  if (Math.abs(gain) > LEAP) {
+    lead += gain;
+    slept += Math.max(gain, 0);
+    openedAt -= RENEWAL; // how far the clocks are apart has to be found out anew
+  }
+  return (performance.now() + slept) / 1000;
+}
 
 function connect() {
   source?.close();
   source = new EventSource("events");
-  heardAt = now();
+  heardAt = openedAt = now();
+  source.onopen = () => {
+    openedAt = now();
+  };
   source.onmessage = (message) => {
     heardAt = now();
     isLost = false;
@@ -45,6 +69,11 @@ function connect() {
 function take(event) {
   lifetime = event.lifetime;
   database = event.database;
+  // The ages are those of when this was written. A page that the browser has stopped for a while, or
+  // that is on a slow connection, gets it later. The first event is written as a connection opens.
+  if (event.all) ahead = openedAt - event.time;
+  ahead = Math.min(ahead, now() - event.time);
+  const writtenAt = event.time + ahead;
   // The first event after a new connection has every card that there is.
   const names = new Set(event.cards.map((card) => card.name));
   const gone = event.all ? [...cards.keys()].filter((name) => !names.has(name)) : event.gone;
@@ -54,7 +83,7 @@ function take(event) {
   }
   for (const { name, status, picture, age } of event.cards) {
     const card = cards.get(name) ?? add(name);
-    Object.assign(card, { status, storedAt: age === null ? null : now() - age });
+    Object.assign(card, { status, storedAt: age === null ? null : writtenAt - age });
     if (card.picture !== picture) {
       card.picture = picture;
       const image = card.element.querySelector("img");
@@ -76,7 +105,7 @@ function add(name) {
     draw();
     dialog.showModal();
   });
-  const card = { name, element, state: null };
+  const card = { name, element, told: null };
   // Cards stand in the order of their names, and none is moved: the keyboard's place stays.
   const isBefore = (a, b) => (order.compare(a, b) || (a < b ? -1 : 1)) < 0;
   const next = [...cards.values()].map((other) => other.name).sort((a, b) => (isBefore(a, b) ? -1 : 1))
@@ -90,6 +119,10 @@ function stateOf(card) {
   if (card.status !== "connecting") return card.status === "connected" ? "connected" : "other";
   if (!card.picture) return "waiting";
   return card.storedAt !== null && now() - card.storedAt <= lifetime ? "live" : "expired";
+}
+
+function isBetweenCodes(card, state) {
+  return state === "expired" && card.storedAt !== null && now() - card.storedAt < lifetime + MOMENT;
 }
 
 function ageText(card) {
@@ -118,9 +151,11 @@ function drawCard(card) {
   placeholder.hidden = hasPicture;
   setText(placeholder, SIGNS[state] ?? "–");
   setText(element.querySelector(".age"), hasPicture ? ageText(card) : "");
-  const change = card.state !== null && text !== card.text ? `${card.name}: ${text}` : null;
   Object.assign(card, { state, text, hasPicture });
-  return change;
+  if (isBetweenCodes(card, state) || text === card.told) return null;
+  const isFirst = card.told === null;
+  card.told = text;
+  return isFirst ? null : `${card.name}: ${text}`;
 }
 
 function drawDialog() {
@@ -172,6 +207,8 @@ setInterval(() => {
   } else if (silence > SILENCE) {
     // A phone that slept, or a cable that was pulled, ends a connection without an error.
     isLost = true;
+    connect();
+  } else if (now() - openedAt > RENEWAL) {
     connect();
   }
   draw();

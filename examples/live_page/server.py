@@ -80,9 +80,10 @@ async def serving(
         shown_host = f"[{reached}]" if ":" in reached else reached
         yield f"http://{shown_host}:{runner.addresses[0][1]}/"
     finally:
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
+        # More than once: psycopg takes the first as a reason to wait for a server that hangs.
+        while not watching.done():
+            watching.cancel()
+            await asyncio.wait([watching], timeout=1.0)
         await runner.cleanup()
 
 
@@ -147,11 +148,13 @@ async def _events(request: web.Request) -> web.StreamResponse:
     is_first = True
     while True:
         seen = await board.wait_for_change(seen, 0 if is_first else HEARTBEAT)
+        now = time.monotonic()
         event = {
             "all": is_first,
+            "time": now,
             "database": board.database,
             "lifetime": board.lifetime,
-            "cards": [_shown(c) for name, c in board.cards.items() if sent.get(name) is not c],
+            "cards": [_shown(c, now) for name, c in board.cards.items() if sent.get(name) is not c],
             "gone": [name for name in sent if name not in board.cards],
         }
         sent = dict(board.cards)
@@ -159,10 +162,10 @@ async def _events(request: web.Request) -> web.StreamResponse:
         await response.write(f"data: {json.dumps(event)}\n\n".encode())
 
 
-def _shown(card: Card) -> dict[str, Any]:
+def _shown(card: Card, now: float) -> dict[str, Any]:
     return {
         "name": card.name,
         "status": card.status,
         "picture": card.picture,
-        "age": None if card.stored_at is None else time.monotonic() - card.stored_at,
+        "age": None if card.stored_at is None else now - card.stored_at,
     }

@@ -155,12 +155,10 @@ def test_a_terminated_session_ends_in_the_middle_of_hanging_calls(
 
 
 def test_a_fast_shutdown_ends_hanging_calls_of_every_kind(
-    server: Server, record_property: Callable[[str, object], None]
+    record_property: Callable[[str, object], None],
 ) -> None:
-    if server.engine == "url":
-        pytest.skip("the server of DATABASE_URL is not ours to stop")
     with contextlib.ExitStack() as stack:
-        own = stack.enter_context(start_postgres(server.engine))
+        own = stack.enter_context(start_postgres(own=True))
         install(own.dsn())
         host = own.listen_host
         misbehaving = stack.enter_context(running_hostile_server(host))
@@ -203,12 +201,10 @@ def test_a_fast_shutdown_ends_hanging_calls_of_every_kind(
             assert session.execute("select count(*) from qr_refresh.runs").fetchone() == (0,)
 
 
-def test_a_session_that_ends_inside_openssl_takes_no_other_along(server: Server) -> None:
-    if server.engine == "url":
-        pytest.skip("what this test looks for would crash the server of DATABASE_URL")
+def test_a_session_that_ends_inside_openssl_takes_no_other_along() -> None:
     with contextlib.ExitStack() as stack:
         # A server of its own: a crash in one session ends them all.
-        own = stack.enter_context(start_postgres(server.engine))
+        own = stack.enter_context(start_postgres(own=True))
         install(own.dsn())
         tls = stack.enter_context(running_hostile_server(own.listen_host, never_handshake=True))
         url = own.as_reached(tls.base_url)
@@ -232,11 +228,9 @@ def test_a_session_that_ends_inside_openssl_takes_no_other_along(server: Server)
         assert "terminated by signal" not in own.log_text()
 
 
-def test_a_client_that_goes_away_takes_no_other_session_along(server: Server) -> None:
-    if server.engine == "url":
-        pytest.skip("what this test looks for would crash the server of DATABASE_URL")
+def test_a_client_that_goes_away_takes_no_other_session_along() -> None:
     with contextlib.ExitStack() as stack:
-        own = stack.enter_context(start_postgres(server.engine))
+        own = stack.enter_context(start_postgres(own=True))
         install(own.dsn())
         tls = stack.enter_context(running_hostile_server(own.listen_host, never_handshake=True))
         url = own.as_reached(tls.base_url)

@@ -145,6 +145,12 @@ BREAKS: list[tuple[str, str, bool | None, str]] = [
         "NULL: instance name cannot be part of a URL",
     ),
     (
+        "servers of connecting instances",
+        "update evolution_instances set evolution_server = 'nowhere'",
+        False,
+        "not in qr_refresh.evolution_servers: shop: nowhere",
+    ),
+    (
         "index on instance_status",
         "drop index evolution_instances_instance_status_idx;"
         "update pg_class set reltuples = 20000 where relname = 'evolution_instances'",
@@ -279,6 +285,22 @@ BREAKS: list[tuple[str, str, bool | None, str]] = [
         "last run ended",
     ),
     (
+        "a run within the last 00:05:00",
+        "insert into qr_refresh.runs (started_at, finished_at, report) select"
+        " now() - make_interval(mins => n + 1), now() - make_interval(mins => n),"
+        """ '{"success": true, "mode": "live", "lane": "fast", "worker": 1, "workers": 1}'"""
+        " from generate_series(20, 0, -1) as n",
+        False,
+        "none of live mode: the slow lane",
+    ),
+    (
+        "last run",
+        "select qr_refresh.record_run(58, null, "
+        """'{"success": false, "mode": "live", "lane": "fast", "refreshed": 0, "failed": 0}')""",
+        False,
+        "no tick of live mode could be done",
+    ),
+    (
         "last run",
         "alter table evolution_instances rename instance_status to s;"
         "select refresh_qr_codes();"
@@ -306,6 +328,14 @@ def test_looking_at_a_refusal_changes_nothing(patient: Job) -> None:
     assert findings(patient.connection)[REFUSALS]["ok"] is None
     assert patient.row("shop") == before
     assert patient.value("select current_user") == patient.value("select session_user")
+
+
+def test_the_fix_for_callers_takes_every_function_and_procedure_from_them(patient: Job) -> None:
+    check = "callers of the functions"
+    how = "grant execute on all routines in schema qr_refresh to public, anon"
+    found = break_and_look(patient, check, how)
+    assert found["ok"] is False
+    assert break_and_look(patient, check, found["fix"])["ok"] is True
 
 
 def test_a_malformed_environment_variable_is_named_as_the_source(patient: Job) -> None:
@@ -346,6 +376,19 @@ def test_a_second_evolution_server_is_asked_too(patient: Job, server: Server) ->
         found = findings(patient.connection)
     assert found["Evolution API answers"]["ok"] is True
     assert found["Evolution API north answers"]["ok"] is False
+
+
+def test_a_second_evolution_server_may_end_with_a_slash(patient: Job) -> None:
+    patient.connection.execute(
+        "insert into qr_refresh.evolution_servers values ('north', %s)",
+        (f"{patient.simulator.base_url}/",),
+    )
+    patient.connection.execute("update evolution_instances set evolution_server = 'north'")
+    found = findings(patient.connection)
+    assert found["Evolution API north answers"]["ok"] is True
+    knows = found["Evolution API north knows the instance and its token"]
+    assert (knows["ok"], knows["detail"]) == (True, "shop: qr_code")
+    assert found["servers of connecting instances"]["ok"] is True
 
 
 @pytest.mark.parametrize(
@@ -391,6 +434,26 @@ def test_a_run_that_holds_its_lock_for_too_long_is_named(
         assert found["ok"] is False
         assert str(other.info.backend_pid) in found["detail"]
     assert findings(patient.connection)["no run hangs"]["ok"] is True
+
+
+@pytest.mark.parametrize("lane", ["slow:1", "fast:1", "fast:32"])
+def test_a_tick_of_live_mode_that_holds_its_lock_for_too_long_is_named(
+    patient: Job, well_url: tuple[str, Simulator], lane: str
+) -> None:
+    patient.set(request_timeout="100 ms", run_timeout="100 ms")
+    with psycopg.connect(well_url[0]) as other:
+        other.execute(
+            "select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"qr_refresh.live:{lane}",)
+        )
+        look = (
+            "select ok, detail from qr_refresh.doctor_schedule() where fix ~ '^SELECT pg_terminate'"
+        )
+        patient.connection.execute("select pg_sleep(1)")
+        # It waits for so long before it asks.
+        assert patient.connection.execute(look.encode()).fetchone() == (True, "yes")
+        patient.connection.execute("select pg_sleep(1.3)")
+        ok, detail = patient.connection.execute(look.encode()).fetchone() or (None, "")
+        assert ok is False and str(other.info.backend_pid) in detail
 
 
 def test_another_encoding_is_worth_a_look(create_database: Callable[[str], str]) -> None:
@@ -471,6 +534,7 @@ CRON_BREAKS: list[tuple[str, str, bool | None, str]] = [
         "(old, calls edge function)",
     ),
     ("pg_cron's last execution", FAILED.format("connection failed"), False, "connection failed"),
+    ("pg_cron's last execution", FAILED.format("server restarted"), None, "server restarted"),
     (
         "size of cron.job_run_details",
         "alter table cron.job_run_details alter return_message set storage external;"
@@ -513,6 +577,32 @@ def test_a_failed_connection_of_pg_cron_has_its_own_fix(cron: Job) -> None:
     assert findings(cron.connection)["way of pg_cron to connect"]["ok"] is True
 
 
+def test_a_job_for_which_no_process_was_left_has_its_own_fix(cron: Job) -> None:
+    how = FAILED.format("could not start background process; more details may be available ...")
+    found = break_and_look(cron, "pg_cron's last execution", how)
+    assert found["ok"] is False and "max_worker_processes" in found["fix"]
+
+
+def test_a_restart_does_not_hide_that_another_job_fails(cron: Job) -> None:
+    cron.connection.execute("select qr_refresh.schedule('live')")
+    for job, message in (
+        ("", "server restarted"),
+        ("-slow", "ERROR: no"),
+        ("-2", "server restarted"),
+    ):
+        cron.connection.execute(
+            "select cron.schedule(%s, '* * * * *', 'CALL qr_refresh.live()')",
+            (f"refresh-qr-codes{job}",),
+        )
+        cron.connection.execute(
+            FAILED.format(message)
+            .replace("'refresh-qr-codes'", f"'refresh-qr-codes{job}'")
+            .encode()
+        )
+    found = findings(cron.connection)["pg_cron's last execution"]
+    assert found["ok"] is False and found["detail"].endswith("ERROR: no")
+
+
 def test_lanes_of_live_mode_are_not_taken_for_second_jobs(cron: Job) -> None:
     cron.connection.execute("select qr_refresh.unschedule()")
     for name in ("refresh-qr-codes", "refresh-qr-codes-slow", "refresh-qr-codes-2"):
@@ -520,6 +610,29 @@ def test_lanes_of_live_mode_are_not_taken_for_second_jobs(cron: Job) -> None:
             "select cron.schedule(%s, '* * * * *', 'CALL qr_refresh.live()')", (name,)
         )
     assert findings(cron.connection)["there is no second job"]["ok"] is True
+
+
+def test_a_job_of_the_applications_with_a_similar_name_is_none_of_ours(cron: Job) -> None:
+    found = break_and_look(
+        cron,
+        "there is no second job",
+        "select cron.schedule('refresh-qr-codes-report', '0 3 * * *', 'select 1')",
+    )
+    assert found["ok"] is True
+
+
+def test_a_role_may_run_live_mode_with_all_three_privileges_of_the_fix(cron: Job) -> None:
+    cron.connection.execute("create role runs_it; select qr_refresh.schedule('live')")
+    cron.connection.execute("update cron.job set username = 'runs_it'")
+    fix = findings(cron.connection)["job's role may run it"]["fix"]
+    grants = fix.replace("...", "runs_it").split(";")[:2]
+    assert len(grants) == 2
+    for grant in grants:
+        assert findings(cron.connection)["job's role may run it"]["ok"] is False
+        cron.connection.execute(grant.encode())
+    assert findings(cron.connection)["job's role may run it"]["ok"] is True
+    cron.connection.execute("revoke execute on routine qr_refresh.live from runs_it")
+    assert findings(cron.connection)["job's role may run it"]["ok"] is False
 
 
 def test_from_another_database_pg_cron_cannot_be_judged(patient: Job) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -78,8 +77,6 @@ def french_server() -> Iterator[Server]:
         except (OSError, subprocess.CalledProcessError) as e:
             plpy.notice(e)
     """
-    if os.environ.get("PG") == "url":
-        pytest.skip("needs a server of its own: PG=docker or PG=local runs it")
     with (
         start_postgres(environment={"LOCPATH": folder}) as running,
         psycopg.connect(running.dsn(), autocommit=True) as connection,

@@ -66,8 +66,6 @@ def test_no_redirect_is_followed(
 @contextlib.contextmanager
 def misleading_server(server: Server, proxy: HostileServer, certificate: str) -> Iterator[Server]:
     """A server with a job, in whose environment everything that requests reads is set."""
-    if server.engine == "url":
-        pytest.skip("the server of DATABASE_URL cannot get another environment")
     url = server.as_reached(proxy.base_url)
     ca_file, netrc, key_log = (f"/tmp/refresh-qr-codes-{secrets.token_hex(8)}" for _ in range(3))
     proxies = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -77,7 +75,7 @@ def misleading_server(server: Server, proxy: HostileServer, certificate: str) ->
     login = f"machine {server.reachable_host} login somebody password something\n"
     with contextlib.ExitStack() as stack:
         # A container's own files can be made only once it runs.
-        own = stack.enter_context(start_postgres(server.engine, environment=environment))
+        own = stack.enter_context(start_postgres(environment=environment))
         stack.enter_context(file_on_server(own, certificate, ca_file))
         stack.enter_context(file_on_server(own, login, netrc))
         install(own.dsn())

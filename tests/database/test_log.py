@@ -75,3 +75,16 @@ def test_a_refused_update_is_logged_by_its_sqlstate_only(job: Job, server: Serve
     assert "Error processing shop: Database update failed" in lines
     # The DETAIL of a CHECK violation quotes the whole row.
     assert "token-of-0" not in server.log_text()
+
+
+def test_a_status_that_is_refused_is_no_fetched_qr_code(job: Job, server: Server) -> None:
+    job.set(connected_status="no such status")
+    job.connection.execute(
+        "grant update (instance_status) on evolution_instances to qr_refresh_owner"
+    )
+    job.add("shop")
+    job.simulator.scan("shop")
+    job.run()
+    lines = log_lines(server, job)
+    assert "Database update failed for shop (SQLSTATE 23514)" in lines
+    assert not [line for line in lines if line.startswith("Successfully")]

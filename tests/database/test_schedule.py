@@ -330,6 +330,17 @@ def test_from_another_database_the_error_says_what_to_run_and_where(cron: Job, j
         (name, "* * * * *", "CALL qr_refresh.live('fast', 1, 1)", here),
         (f"refresh-qr-codes-slow@{here}", "* * * * *", "CALL qr_refresh.live('slow')", here),
     ]
+    # Back to fewer workers, and to none: what is not asked for any more goes.
+    here_jobs = "select array_agg(jobname) from cron.job"
+    for call, names in (
+        ("'live', workers => 3", [name, *(f"refresh-qr-codes-{n}@{here}" for n in (2, 3, "slow"))]),
+        ("'live', workers => 2", [name, *(f"refresh-qr-codes-{n}@{here}" for n in (2, "slow"))]),
+        ("'live'", [name, f"refresh-qr-codes-slow@{here}"]),
+        ("", [name]),
+    ):
+        message, hint = refusal(job.connection, f"select qr_refresh.schedule({call})")
+        cron.connection.execute(hint.removeprefix("Run there: ").encode())
+        assert sorted(cron.value(here_jobs)) == sorted(names)
     message, hint = refusal(job.connection, "select qr_refresh.unschedule()")
     cron.connection.execute(hint.removeprefix("Run there: ").encode())
     assert cron.connection.execute(all_jobs.encode()).fetchall() == []
@@ -364,7 +375,7 @@ def test_without_pg_cron_the_error_names_the_package_and_the_settings() -> None:
 
 
 def test_without_the_extension_the_error_says_to_create_it() -> None:
-    with start_postgres() as fresh:
+    with start_postgres(own=True) as fresh:
         install(fresh.dsn())
         with psycopg.connect(fresh.dsn(), autocommit=True) as connection:
             message, hint = refusal(connection, "select qr_refresh.schedule()")

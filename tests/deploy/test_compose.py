@@ -282,3 +282,32 @@ def test_without_a_password_it_says_which_variable_to_set(project: Project) -> N
     result = project.try_compose("up", "--detach")
     assert result.returncode != 0
     assert "set POSTGRES_PASSWORD to the password of the superuser postgres" in result.stderr
+
+
+def test_options_of_the_operators_leave_the_job_scheduled(project: Project) -> None:
+    project.up()
+    run = ["docker", "run", "--detach", "--rm", "--env", "POSTGRES_PASSWORD"]
+    started = subprocess.run(
+        # As docker-entrypoint.sh says.
+        [*run, "refresh-qr-codes", "-c", "max_connections=50"],
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    container = started.stdout.strip()
+    query = "select current_setting('max_connections'), count(*) from cron.job where active"
+    ask = ["docker", "exec", container, "psql", "-XAt", "--host=127.0.0.1", "-c", query]
+    ask[2:2] = ["--env", "PGPASSWORD", "--env", "PGUSER=postgres"]
+    environment = {**project.environment, "PGPASSWORD": project.variables["POSTGRES_PASSWORD"]}
+
+    def answer() -> str:
+        return subprocess.run(
+            ask, env=environment, capture_output=True, text=True, check=False
+        ).stdout
+
+    try:
+        wait_until(answer, "the server has the job", timeout=60)
+        assert answer() == "50|3\n"
+    finally:
+        subprocess.run(["docker", "kill", container], capture_output=True, check=True)

@@ -140,7 +140,7 @@ def give_a_qr(server: Server, simulator: Simulator) -> None:
 
 
 def test_the_queries_of_operations_run() -> None:
-    with start_postgres() as fresh:
+    with start_postgres(own=True) as fresh:
         with psycopg.connect(fresh.dsn(), autocommit=True) as connection:
             connection.execute("create extension pg_cron")
         install(fresh.dsn())

@@ -79,6 +79,18 @@ def test_a_name_cannot_command_the_terminal(healthy: Job, database: str) -> None
     assert "\x1b" not in make("doctor", database).stdout
 
 
+def test_the_hint_of_a_trigger_cannot_command_the_terminal(healthy: Job, database: str) -> None:
+    healthy.connection.execute(
+        "create function of_app() returns trigger language plpgsql as $$ begin"
+        " raise exception using errcode = '23514', message = 'no', hint = e'\\x1b[2Jevil'; end $$;"
+        "create trigger of_app before update on evolution_instances"
+        " for each row execute function of_app()"
+    )
+    healthy.run()
+    output = make("doctor", database).stdout
+    assert "?[2Jevil" in output and "\x1b" not in output
+
+
 def test_without_the_job_the_message_says_to_install_it(empty_database: str) -> None:
     result = make("doctor", empty_database)
     assert result.returncode != 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import psycopg
-import pytest
 
 from tests.deploy.installation import value
 from tests.engines import Server, start_postgres
@@ -56,9 +55,7 @@ def test_a_database_restored_on_the_same_server_is_the_same(
 
 
 def test_a_database_moves_to_another_server_with_its_roles_and_its_schedule() -> None:
-    with start_postgres() as old, running_simulator(old.listen_host) as simulator:
-        if old.engine == "url":
-            pytest.skip("needs two servers of its own: PG=docker or PG=local runs it")
+    with start_postgres(own=True) as old, running_simulator(old.listen_host) as simulator:
         simulator.base_url = old.as_reached(simulator.base_url)
         install(old.dsn())
         with psycopg.connect(old.dsn(), autocommit=True) as connection:
@@ -68,7 +65,7 @@ def test_a_database_moves_to_another_server_with_its_roles_and_its_schedule() ->
             connection.execute("select qr_refresh.schedule('0 3 1 1 *')")
             roles = old.run_client(["pg_dumpall", "--roles-only", "--no-role-passwords"]).output
             dump = old.run_client(["pg_dump"]).output
-            with start_postgres() as new:
+            with start_postgres(own=True) as new:
                 # The superuser is there already.
                 for script in (roles.replace("CREATE ROLE postgres;", ""), dump):
                     code, output = new.run_client(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -148,6 +151,7 @@ def test_a_table_with_other_types_of_text_and_time_is_accepted(empty_database: s
         ("instance_status", "status", '"connecting"', "ADD VALUE 'connecting'"),
         ("instance_status", "integer", '"connecting"', "text, varchar, citext, or an enum"),
         ("qr_code", "varchar(255)", "Its type is character varying(255)", "TYPE text"),
+        ("qr_code", "varchar(5000)", "Its type is character varying(5000)", "TYPE text"),
         ("qr_code", "bytea", "is of type bytea", "TYPE text"),
         ("qr_code", "text generated always as ('x') stored", "DEFAULT", "not generated"),
         ("last_qr_update", "bigint", "bigint", "timestamptz or timestamp"),
@@ -295,3 +299,67 @@ def test_the_password_is_not_printed(empty_database: str, server: Server) -> Non
     wrong = make("migrate", empty_database.replace(server.password, "wrong-password"))
     assert wrong.returncode != 0
     assert "wrong-password" not in wrong.stdout + wrong.stderr
+
+
+@pytest.mark.parametrize("password", ["se%cret", "se@cret", "se/cret", "se cret"])
+@pytest.mark.parametrize("command", ["migrate", "doctor", "watch"])
+def test_of_a_url_that_cannot_be_read_no_password_is_printed(command: str, password: str) -> None:
+    result = make(command, f"postgresql://postgres:{password}@127.0.0.1:1/postgres")
+    assert result.returncode != 0
+    assert "write special characters as %XX" in result.stderr
+    assert "cret" not in result.stdout + result.stderr
+
+
+def test_a_dollar_in_a_password_is_no_variable_of_make(server: Server, empty_database: str) -> None:
+    name = empty_database.rsplit("/", 1)[1]
+    with psycopg.connect(empty_database, autocommit=True) as admin:
+        admin.execute(f"create role login_of_{name} login password 'a$b$$(c)'".encode())
+    try:
+        url = f"postgresql://login_of_{name}:a$b$$(c)@{server.host}:{server.port}/{name}"
+        # As an argument, which make reads as it reads its own lines.
+        result = subprocess.run(
+            ["make", "migrate", f"DATABASE_URL={url}"]
+            + [f"PYTHON={sys.executable}", f"VENV={sys.prefix}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "installing refresh-qr-codes needs a superuser" in result.stderr
+    finally:
+        with psycopg.connect(server.dsn(), autocommit=True) as admin:
+            admin.execute(f"drop role login_of_{name}".encode())
+
+
+@pytest.mark.parametrize("way", ["migrate", "dist"])
+def test_an_installation_waits_for_the_applications_table_only_for_a_while(
+    empty_database: str, way: str
+) -> None:
+    with psycopg.connect(empty_database) as idle:
+        idle.execute("create table evolution_instances (instance_name text)")
+        idle.commit()
+        idle.execute("select from evolution_instances")
+        if way == "migrate":
+            sooner = "import deploy; deploy.MIGRATION_LOCK_TIMEOUT = '100ms'; deploy.main()"
+            result = subprocess.run(
+                [sys.executable, "-c", sooner, "migrate"],
+                cwd=ROOT / "db",
+                env={**os.environ, "DATABASE_URL": empty_database},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            assert result.returncode == 1
+            assert "canceling statement due to lock timeout" in result.stdout + result.stderr
+        else:
+            make("dist")
+            text = (ROOT / "dist" / "qr_refresh.sql").read_text(encoding="utf-8")
+            sooner = text.replace("lock_timeout = '1min'", "lock_timeout = '100ms'")
+            with (
+                psycopg.connect(empty_database, autocommit=True) as connection,
+                pytest.raises(psycopg.errors.LockNotAvailable),
+            ):
+                connection.execute("set statement_timeout = '60s'")
+                connection.execute(sooner.encode())
+    migrated(empty_database)

@@ -51,9 +51,7 @@ APPLICATION = """
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[Server]:
     """A server of these tests' own: roles and pg_cron's jobs belong to the whole server."""
-    with start_postgres() as running:
-        if running.engine == "url":
-            pytest.skip("removes roles of the whole server: PG=docker or PG=local runs it")
+    with start_postgres(own=True) as running:
         yield running
 
 

@@ -28,9 +28,7 @@ ROWS = "select instance_name, qr_code, last_qr_update from evolution_instances o
 @pytest.fixture(scope="module")
 def breakable() -> Iterator[Server]:
     """A server that tests may break, with the job and pg_cron in the database postgres."""
-    with start_postgres() as running:
-        if running.engine == "url":
-            pytest.skip("breaks servers: PG=docker or PG=local runs it")
+    with start_postgres(own=True) as running:
         install(running.dsn())
         with psycopg.connect(running.dsn()) as connection:
             connection.execute("create extension pg_cron")
@@ -223,9 +221,7 @@ def test_evolution_api_is_down_for_a_while(breakable: Server, connected: Job) ->
 
 
 def test_a_full_disk_for_the_log_costs_the_log_only() -> None:
-    with start_postgres() as server, running_simulator(server.listen_host) as evolution:
-        if server.engine == "url":
-            pytest.skip("changes the server's settings: PG=docker or PG=local runs it")
+    with start_postgres(own=True) as server, running_simulator(server.listen_host) as evolution:
         evolution.base_url = server.as_reached(evolution.base_url)
         install(server.dsn())
         with psycopg.connect(server.dsn(), autocommit=True) as connection:

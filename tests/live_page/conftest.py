@@ -11,8 +11,10 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from examples.live_page.server import serving
+from tests.job import Job
 from tests.page_role import create_page_role
 from tests.simulator.background import in_background
+from tests.simulator.picture import data_url, qr_text
 
 CHROMIUM = Path("/usr/bin/chromium")
 # Chromium asks for hosts of its own at every start, which no test needs.
@@ -30,6 +32,15 @@ CHROMIUM_OPTIONS = [
 # A machine with much to do may need more than the second that a person waits. What is expected is
 # waited for no longer than it takes.
 expect.set_options(timeout=30_000)
+
+
+def add_with_code(job: Job, name: str, stored_before: str = "0 seconds") -> None:
+    """Add a connecting instance at once with a code, which was stored so long ago."""
+    job.connection.execute(
+        "insert into evolution_instances (instance_name, instance_status, qr_code, last_qr_update)"
+        " values (%s, 'connecting', %s, now() - %s::interval)",
+        (name, data_url(qr_text(name)), stored_before),
+    )
 
 
 @pytest.fixture

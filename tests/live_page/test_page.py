@@ -18,7 +18,7 @@ from examples.live_page import board
 from examples.live_page.server import serving
 from tests.engines import start_postgres
 from tests.job import Job, install, wait_until
-from tests.live_page.conftest import opened
+from tests.live_page.conftest import add_with_code, opened
 from tests.page_role import create_page_role
 from tests.simulator.background import in_background
 from tests.simulator.instance import ROTATION
@@ -148,10 +148,9 @@ def test_a_deleted_instance_leaves_the_page(job: Job, page: Page) -> None:
 
 def test_each_state_has_its_words_and_the_age_counts_up(job: Job, page: Page) -> None:
     for name in ("live", "old", "odd"):
-        job.add_row(name, qr_code=data_url(qr_text(name)))
+        add_with_code(job, name)
     job.add_row("none")
     job.add_row("foreign", qr_code="https://example.org/qr.png")
-    job.connection.execute("update evolution_instances set last_qr_update = now()")
     age(job, "old", timedelta(minutes=3, seconds=5))
     set_status(job, "odd", "error")
     age(job, "odd", timedelta(seconds=1))
@@ -178,15 +177,17 @@ def test_another_status_is_shown_as_it_is(job: Job, page: Page) -> None:
     expect(state(page, "bakery")).to_have_text("Status: error")
 
 
-def test_a_code_expires_on_the_page_after_the_lifetime_of_the_settings(
-    job: Job, page: Page
+@pytest.mark.parametrize(
+    ("qr_lifetime", "dies_after"),
+    [("30 seconds", timedelta(seconds=31)), ("1 hour", timedelta(seconds=46))],
+)
+def test_a_code_expires_on_the_page_after_45_s_or_the_lifetime_of_the_settings(
+    job: Job, page: Page, qr_lifetime: str, dies_after: timedelta
 ) -> None:
-    job.set(qr_lifetime="1 hour")
-    job.add_row("bakery", qr_code=data_url(qr_text("bakery")))
-    age(job, "bakery", timedelta(minutes=59))
+    job.set(qr_lifetime=qr_lifetime)
+    add_with_code(job, "bakery")
     expect(state(page, "bakery")).to_have_text(LIVE)
-    job.connection.execute("select pg_notify('qr_refresh', '')")
-    age(job, "bakery", timedelta(hours=1, seconds=-2))
+    age(job, "bakery", dies_after)
     expect(state(page, "bakery")).to_have_text(EXPIRED)
 
 
@@ -216,9 +217,7 @@ def test_a_name_is_text_whatever_it_holds(job: Job, live_page: str, browser: Bro
 def test_a_database_that_goes_away_is_announced_and_its_return_is_noticed(
     browser: Browser,
 ) -> None:
-    with start_postgres() as server:
-        if server.engine == "url":
-            pytest.skip("stops a server: PG=docker or PG=local runs it")
+    with start_postgres(own=True) as server:
         install(server.dsn())
         with psycopg.connect(server.dsn(), autocommit=True) as connection:
             connection.execute(
@@ -258,6 +257,68 @@ def test_a_page_server_that_goes_away_is_announced_and_its_return_is_noticed(
         with in_background(serving(page_database, port=port)):
             expect(problem).to_be_hidden()
             expect(state(page, "bakery")).to_have_text(WAITING)
+
+
+def test_a_code_dies_while_the_machine_sleeps_also_if_the_page_wakes_up_alone(
+    job: Job, page_database: str, browser: Browser
+) -> None:
+    with opened(browser, "about:blank") as page:
+        with in_background(serving(page_database)) as address:
+            add_with_code(job, "bakery")
+            page.goto(address)
+            expect(state(page, "bakery")).to_have_text(LIVE)
+        expect(page.get_by_role("alert")).to_be_visible()
+        expect(state(page, "bakery")).to_have_text(LIVE)
+        # performance.now() stands still during sleep, unlike this.
+        page.evaluate("""() => {
+            const former = Date.now;
+            Date.now = () => former() + 3600_000;
+        }""")
+        expect(state(page, "bakery")).to_have_text(EXPIRED)
+        expect(card(page, "bakery").locator(".age")).to_contain_text("1 h 0 min")
+
+
+def test_a_page_that_stood_still_knows_how_old_the_codes_are_that_came_meanwhile(
+    job: Job, page: Page
+) -> None:
+    add_with_code(job, "bakery")
+    expect(state(page, "bakery")).to_have_text(LIVE)
+    picture = data_url(qr_text("next"))
+    page.evaluate("""() => {
+        setTimeout(() => {
+            const end = Date.now() + 8000;
+            while (Date.now() < end);
+        });
+    }""")
+    job.connection.execute(
+        "update evolution_instances set qr_code = %s, last_qr_update = now()", (picture,)
+    )
+    stored_at = time.monotonic()
+    text = page.evaluate(
+        """async (picture) => {
+            const image = document.querySelector("#cards img");
+            while (image.src !== picture) await new Promise((resolve) => setTimeout(resolve));
+            return document.querySelector("#cards .age").textContent;
+        }""",
+        picture,
+    )
+    found = re.fullmatch(r"Stored (\d+) s ago", text)
+    assert found
+    assert abs(int(found[1]) - (time.monotonic() - stored_at)) < 4
+
+
+def test_a_clock_that_is_set_makes_the_page_ask_anew_how_old_the_codes_are(
+    job: Job, page: Page
+) -> None:
+    add_with_code(job, "bakery")
+    expect(state(page, "bakery")).to_have_text(LIVE)
+    # Less than the silence after which a connection counts as lost.
+    with page.expect_request(re.compile("/events$")):
+        page.evaluate("""() => {
+            const former = Date.now;
+            Date.now = () => former() + 15_000;
+        }""")
+    expect(page.get_by_role("alert")).to_be_hidden()
 
 
 def test_a_page_whose_token_is_no_longer_good_says_so(
@@ -353,6 +414,15 @@ def test_a_screen_reader_hears_of_states_and_not_of_each_new_code(
         job.run()
         expect(picture).not_to_have_attribute("src", before)
         expect(announcer).to_have_text(heard)
+        # Nor that there was none for a moment, but that there is none.
+        age(job, "bakery", timedelta(seconds=45.2))
+        at_first = page.evaluate("""async () => {
+            const state = document.querySelector("#cards .state");
+            while (state.textContent !== "Expired") await new Promise((r) => setTimeout(r));
+            return document.querySelector("#announcer").textContent;
+        }""")
+        assert at_first == heard
+        expect(announcer).to_have_text("bakery: Expired", timeout=30_000)
         set_status(job, "bakery", "connected")
         expect(announcer).to_have_text("bakery: Connected")
 
@@ -393,9 +463,8 @@ def test_every_text_stands_out_in_light_and_dark(
     job: Job, live_page: str, browser: Browser, scheme: str
 ) -> None:
     for name in ("live", "old", "done"):
-        job.add_row(name, qr_code=data_url(qr_text(name)))
+        add_with_code(job, name)
     job.add_row("none")
-    job.connection.execute("update evolution_instances set last_qr_update = now()")
     age(job, "old", timedelta(hours=2))
     with opened(browser, live_page, color_scheme=scheme) as page:
         expect(state(page, "done")).to_have_text(LIVE)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
 import json
 import os
 import re
@@ -9,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,9 +20,11 @@ import psycopg
 import pytest
 import requests
 
+from examples.live_page import board
 from examples.live_page.server import serving
 from tests.engines import ROOT, Server
-from tests.job import Connection, Job, install
+from tests.job import Connection, Job, install, wait_until
+from tests.live_page.conftest import add_with_code
 from tests.page_role import CREATE_ROLE, create_page_role
 from tests.simulator.background import in_background
 from tests.simulator.picture import data_url, qr_text
@@ -211,6 +216,44 @@ def test_a_database_that_hangs_is_offline_and_its_end_is_noticed(
             send("CONT")
 
 
+@contextlib.asynccontextmanager
+async def mute_database(asked: list[bytes]) -> AsyncIterator[str]:
+    """A server that lets everybody in and never answers what is `asked` then; yields its URL."""
+
+    async def let_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            length = int.from_bytes(await reader.readexactly(4), "big")
+            await reader.readexactly(length - 4)
+            writer.write(b"R\0\0\0\x08\0\0\0\0")  # AuthenticationOk
+            writer.write(b"K\0\0\0\x0c12345678")  # BackendKeyData
+            writer.write(b"Z\0\0\0\x05I")  # ReadyForQuery
+            asked.append(await reader.read(1))
+            await reader.read()
+
+    async with await asyncio.start_server(let_in, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        yield f"postgresql://qr_page@127.0.0.1:{port}/postgres?sslmode=disable&gssencmode=disable"
+
+
+def test_a_database_that_never_answers_is_offline_and_does_not_keep_the_page_from_ending(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(board, "READ_TIMEOUT", 1.0)
+    asked: list[bytes] = []
+    with in_background(mute_database(asked)) as url:
+        with in_background(serving(url)) as address:
+            stream = events(address)
+            next(stream)
+            # Not the heartbeat, which says the same as before.
+            assert next(stream)["database"] == "offline"
+            assert "database offline: no answer in time" in caplog.text
+            monkeypatch.setattr(board, "READ_TIMEOUT", 3600.0)
+            before = len(asked)
+            wait_until(lambda: len(asked) > before, "it has connected anew, and waits")
+            begun_at = time.monotonic()
+        assert time.monotonic() - begun_at < 5
+
+
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 def test_names_come_through_in_another_encoding(
     create_database: Callable[[str], str], encoding: str
@@ -242,6 +285,79 @@ def test_a_time_that_is_none_does_no_harm(job: Job, live_page: str, value: str |
         pytest.fail("the page's server has ended the events")
 
 
+def test_a_row_without_a_name_is_not_shown(job: Job, live_page: str) -> None:
+    job.connection.execute("alter table evolution_instances alter instance_name drop not null")
+    job.add_row("bakery")
+    job.connection.execute(
+        "insert into evolution_instances (instance_status) values ('connecting')"
+    )
+    event = next(event for event in events(live_page) if event["cards"])
+    assert [card["name"] for card in event["cards"]] == ["bakery"]
+
+
+def store(job: Job, text: str) -> None:
+    job.connection.execute(
+        "update evolution_instances set qr_code = %s, last_qr_update = now()",
+        (data_url(qr_text(text)),),
+    )
+
+
+def next_age(stream: Iterator[dict[str, Any]]) -> Any:
+    # Not longer than a few heartbeats.
+    (card,) = next(event for event in itertools.islice(stream, 4) if event["cards"])["cards"]
+    return card["age"]
+
+
+def test_a_picture_that_is_stored_again_is_as_old_as_before(job: Job, live_page: str) -> None:
+    add_with_code(job, "first", "30 seconds")
+    stream = events(live_page)
+    assert 30 <= next_age(stream) < 60
+    store(job, "first")
+    assert 30 <= next_age(stream) < 60
+    store(job, "second")
+    assert 0 <= next_age(stream) < 30
+
+
+def test_a_picture_of_before_a_connection_is_no_live_one_after_it(job: Job, live_page: str) -> None:
+    add_with_code(job, "first")
+    stream = events(live_page)
+    assert next_age(stream) is not None
+    for status in ("connected", "connecting"):
+        job.connection.execute("update evolution_instances set instance_status = %s", (status,))
+        assert next_age(stream) is None
+    store(job, "second")
+    assert next_age(stream) is not None
+
+
+def test_a_time_in_the_future_makes_no_code_live_for_longer(job: Job, live_page: str) -> None:
+    add_with_code(job, "first", "-1 hour")
+    assert 0 <= next_age(events(live_page)) < 30
+
+
+def test_a_code_of_before_a_machine_slept_is_as_old_as_the_database_says(
+    job: Job, page_database: str
+) -> None:
+    def set_clock(ahead: str) -> None:
+        job.connection.execute(
+            "create or replace function public.clock_timestamp() returns timestamptz language sql"
+            f" as $$ select pg_catalog.clock_timestamp() + interval '{ahead}' $$".encode()
+        )
+
+    # The function of that name in public is the page's clock.
+    job.connection.execute(
+        "do $$ begin execute format('alter database %I set search_path = public, pg_catalog',"
+        " current_database()); end $$"
+    )
+    set_clock("0 seconds")
+    add_with_code(job, "first")
+    with in_background(serving(page_database)) as address:
+        stream = events(address)
+        assert 0 <= next_age(stream) < 30
+        # As if the page's own machine, or all of them, had stood still for an hour.
+        set_clock("1 hour")
+        assert 3600 <= next_age(stream) < 3660
+
+
 def test_a_status_that_is_an_enum_serves_as_well(job: Job, live_page: str) -> None:
     job.connection.execute("create type status as enum ('connecting', 'connected')")
     job.connection.execute("drop policy qr_page_reads on evolution_instances")
@@ -253,6 +369,38 @@ def test_a_status_that_is_an_enum_serves_as_well(job: Job, live_page: str) -> No
     job.connection.execute(CREATE_ROLE.read_bytes())
     job.add_row("bakery")
     assert next(event for event in events(live_page) if event["cards"])
+
+
+@pytest.mark.parametrize(
+    ("column", "type_name"),
+    [
+        ("instance_name", "uuid"),
+        ("instance_name", "numeric"),
+        ("instance_name", "kind"),
+        ("last_qr_update", "timestamp"),
+        ("last_qr_update", "text"),
+    ],
+)
+def test_a_column_may_be_of_each_type_that_the_job_takes(
+    job: Job, page_database: str, column: str, type_name: str
+) -> None:
+    name = "1" if type_name == "numeric" else "6b1f4a3e-6a5c-4a3e-9d5b-6b1f4a3e6a5c"
+    job.add_row(name, qr_code=data_url(qr_text(name)))
+    job.connection.execute(f"create type kind as enum ('{name}')".encode())
+    job.connection.execute(
+        f"alter table evolution_instances alter column {column} type {type_name}"
+        f" using {column}::text::{type_name}".encode()
+    )
+    with in_background(serving(page_database)) as address:
+        stream = events(address)
+        event = next(event for event in stream if event["database"] != "unread")
+        (card,) = event["cards"]
+        assert card["name"] == name
+        assert 3600 <= card["age"] < 3660
+        # Those that are known are asked for by their names.
+        job.connection.execute("update evolution_instances set instance_status = 'connected'")
+        event = next(event for event in stream if event["cards"])
+        assert event["cards"][0]["status"] == "connected"
 
 
 def page_process(url: str | None, *options: str, **environment: str) -> subprocess.Popen[str]:
