@@ -48,6 +48,9 @@ ENGINES = ("docker", "local", "url")
 START_DEADLINE = 60.0
 STOP_DEADLINE = 30.0
 
+# Seconds after which what a container has written is in its log.
+LOG_DEADLINE = 3.0
+
 # Another program can take a free port between our look and the server's start.
 START_ATTEMPTS = 3
 
@@ -382,7 +385,20 @@ class _DockerServer(Server):
         self.listen_host, self.reachable_host = reach
 
     def log_text(self) -> str:
-        return self._container.logs().decode(errors="replace")
+        # What the server has written comes to Docker's log a moment later; so up to a mark.
+        mark = f"the log is read up to here: {secrets.token_hex(8)}"
+        try:
+            with psycopg.connect(self.dsn(), autocommit=True, connect_timeout=5) as connection:
+                connection.execute(f"do $$ begin raise log '{mark}'; end $$".encode())
+        except psycopg.OperationalError:
+            mark = ""  # it does not run
+        deadline = time.monotonic() + LOG_DEADLINE
+        while True:
+            text = self._container.logs().decode(errors="replace")
+            # It may also write elsewhere.
+            if mark in text or time.monotonic() > deadline:
+                return text
+            time.sleep(0.01)
 
     def stop(self, mode: str = "fast") -> None:
         signals = {"smart": "SIGTERM", "fast": "SIGINT", "immediate": "SIGQUIT"}

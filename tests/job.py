@@ -18,6 +18,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from tests.simulator import Instance, Simulator
+from tests.simulator.picture import data_url
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 DB = Path(__file__).resolve().parent.parent / "db"
@@ -32,13 +33,13 @@ def install(url: str) -> None:
             connection.execute(path.read_bytes())
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout: float = 10.0) -> None:
-    """Wait until a condition holds.
+def wait_until(condition: Callable[[], object], what: str, timeout: float = 30.0) -> None:
+    """Wait until a condition holds, and no longer.
 
     Args:
         condition: asked again and again until what it returns is true.
         what: says in the error what was waited for.
-        timeout: seconds.
+        timeout: seconds; long, because others may use this machine.
 
     Raises:
         TimeoutError: it did not come to hold.
@@ -108,7 +109,12 @@ class Job:
         """Add an instance to the table and to the simulated server; options go to the latter."""
         token = f"token-of-{len(self.simulator.instances)}"
         self.add_row(name, token, qr_code=qr_code)
-        return self.simulator.add_instance(name, token, **options)
+        instance = self.simulator.add_instance(name, token, **options)
+        if instance.qr is not None:
+            # Drawing takes the simulator a while, in which it answers nobody: now, and not when a
+            # test counts the time.
+            data_url(instance.qr.code)
+        return instance
 
     def run(self, name: str | None = None) -> dict[str, Any]:
         """Call refresh_qr_codes() and return its report."""

@@ -1,6 +1,6 @@
 """What the kernel knows of a backend (threads, sockets, memory, signals), and what troubles one.
 
-The troubles: a resolver that hangs, a port that answers nobody, a file on the server.
+The troubles: a resolver that hangs, a port that answers nobody or refuses, a file on the server.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def wait_for_threads_to_end(connection: Connection, left: int = 0) -> None:
     A thread that Python has joined is there for a moment more, until the kernel has done with it.
     """
     what = f"no more than {left} threads beside the main one"
-    wait_until(lambda: threads(connection) == 1 + left, what, timeout=1)
+    wait_until(lambda: threads(connection) == 1 + left, what, timeout=5)
 
 
 def memory(connection: Connection, line: str) -> int:
@@ -130,6 +130,14 @@ def file_on_server(server: Server, content: str, path: str | None = None) -> Ite
             yield path
         finally:
             Path(path).unlink()
+
+
+@contextlib.contextmanager
+def refusing_port(host: str) -> Iterator[int]:
+    """Hold a port at which connections are refused: no other program can come to listen there."""
+    with socket.socket() as held:
+        held.bind((host, 0))
+        yield held.getsockname()[1]
 
 
 @contextlib.contextmanager

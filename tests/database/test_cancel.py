@@ -101,8 +101,9 @@ def test_a_cancel_ends_hanging_calls_and_the_session_goes_on(
     watcher = connect()
     threads(watcher)  # starts its Python
     if means == "statement_timeout":
-        session.execute("set statement_timeout = '700 ms'")
-        begun_at = time.monotonic() + 0.7
+        # Long enough for all requests to be under way by then.
+        session.execute("set statement_timeout = '2 s'")
+        begun_at = time.monotonic() + 2
         with under_way(hanging, watcher, kind) as run:
             error = run.exception(15)
     else:
@@ -183,7 +184,7 @@ def test_a_fast_shutdown_ends_hanging_calls_of_every_kind(
                     "select * from qr_refresh.fetch_qr_codes("
                     "array_fill(%s::text, '{8}'), array_fill('t'::text, '{8}'),"
                     " array_fill(%s::text, '{8}'), array_fill(false, '{8}'),"
-                    " array_fill(false, '{8}'), 20, 20, 8, null)",
+                    " array_fill(false, '{8}'), 60, 60, 8, null)",
                     (kind, url),
                 )
             )
@@ -193,8 +194,8 @@ def test_a_fast_shutdown_ends_hanging_calls_of_every_kind(
         seconds = time.monotonic() - begun_at
         record_property("seconds", round(seconds, 3))
         assert all(isinstance(call.exception(15), psycopg.OperationalError) for call in calls)
-        # The server's own shutdown, with its checkpoint, is in it.
-        assert seconds < 3
+        # The server's own shutdown, with its checkpoint, is in it; the calls would hang for 60 s.
+        assert seconds < 10
         own.start()
         with psycopg.connect(own.dsn()) as session:
             assert session.execute("select count(*) from qr_refresh.runs").fetchone() == (0,)
@@ -238,6 +239,7 @@ def test_a_client_that_goes_away_takes_no_other_session_along() -> None:
             session = psycopg.connect(own.dsn(), autocommit=True)
             pid = session.info.backend_pid
             session.execute("set client_connection_check_interval = '20 ms'")
+            sent_at = time.monotonic()
             session.pgconn.send_query(
                 "select * from qr_refresh.fetch_qr_codes("
                 "array_fill('a'::text, '{32}'), array_fill('t'::text, '{32}'),"
@@ -245,11 +247,10 @@ def test_a_client_that_goes_away_takes_no_other_session_along() -> None:
                 " array_fill(false, '{32}'), 3, 3, 32, null)".encode()
             )
             wait_for_threads(watcher, pid, 32)
-            begun_at = time.monotonic()
             session.close()
             wait_until_gone(watcher, pid)
             # Not at once, but when the run has ended and its threads with it.
-            assert time.monotonic() - begun_at > 0.5
+            assert time.monotonic() - sent_at > 3
         log = own.log_text()
         assert log.count("connection to client lost") == 3
         assert "terminated by signal" not in log
@@ -267,7 +268,7 @@ def test_a_hanging_run_does_not_hold_up_other_sessions(
     watcher.execute(f"create database {other}".encode())
     hostile_server.behave("hangs", hostile.never_answer)
     hostile_job.add_row("hangs")
-    hostile_job.set(request_timeout="4 s", max_concurrency=1)
+    hostile_job.set(request_timeout="20 s", max_concurrency=1)
     with under_way(hostile_job, watcher, "name") as run:
         wait_until(lambda: hostile_server.requests, "the request hangs")
         begun_at = time.monotonic()
@@ -276,7 +277,7 @@ def test_a_hanging_run_does_not_hold_up_other_sessions(
         record_property("seconds", round(seconds, 3))
         assert not run.done()
         watcher.execute("select pg_cancel_backend(%s)", (hostile_job.connection.info.backend_pid,))
-    assert seconds < 2
+    assert seconds < 5
 
 
 def test_a_cancel_that_comes_just_before_a_connect_ends_it_all_the_same(

@@ -89,7 +89,7 @@ def french_server() -> Iterator[Server]:
             connection.execute(f"alter system set lc_messages = '{FRENCH}'".encode())
             connection.execute("select pg_reload_conf()")
             wait_until(
-                lambda: "par z" in message_of_division(connection), "the server speaks French"
+                lambda: "par z" in message_of_division(connection), "the server speaks French", 10
             )
             yield running
         except TimeoutError:

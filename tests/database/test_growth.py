@@ -43,7 +43,7 @@ def test_history_keeps_its_length_and_autovacuum_keeps_up_with_the_qr_codes() ->
             table = tables(simulated.connection)["evolution_instances"]
             return table.vacuums > 0 and table.dead < 200
 
-        wait_until(is_clean, "autovacuum has cleaned up", timeout=30)
+        wait_until(is_clean, "autovacuum has cleaned up", timeout=60)
 
 
 def test_pictures_are_compressed_with_lz4_and_what_the_application_writes_as_it_says(

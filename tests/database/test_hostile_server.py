@@ -141,11 +141,11 @@ def test_a_second_request_on_a_kept_connection_ends_at_its_own_timeout(
     hostile_server.behave("b hangs", HANGING[case])
     for name in ("a good", "b hangs", "c good"):
         hostile_job.add_row(name)
-    hostile_job.set(request_timeout="500 ms", max_concurrency=1)
+    hostile_job.set(request_timeout="1200 ms", max_concurrency=1)
     found, seconds = timed(hostile_job)
-    record_property("over", round(seconds - 0.5, 3))
+    record_property("over", round(seconds - 1.2, 3))
     assert found == {"a good": None, "b hangs": TIMEOUT, "c good": None}
-    assert 0.5 <= seconds < 0.5 + LATE
+    assert 1.2 <= seconds < 1.2 + LATE
     assert [(r.instance_name, r.connection) for r in hostile_server.requests] == [
         ("a good", 1),
         ("b hangs", 1),  # the same connection, so nothing was connected anew
@@ -213,10 +213,10 @@ def test_a_request_that_the_end_of_the_run_cuts_short_is_a_timeout(
     hostile_server.behave("b drips", hostile.drip_body)
     for name in ("a drips", "b drips", "c late"):
         hostile_job.add_row(name)
-    hostile_job.set(request_timeout="600 ms", run_timeout="1 s", max_concurrency=1)
+    hostile_job.set(request_timeout="1 s", run_timeout="1900 ms", max_concurrency=1)
     found, seconds = timed(hostile_job)
     assert found == {"a drips": TIMEOUT, "b drips": TIMEOUT, "c late": NOT_ATTEMPTED}
-    assert 1 <= seconds < 1 + LATE
+    assert 1.9 <= seconds < 1.9 + LATE
 
 
 @pytest.mark.parametrize("phase", ["connect", "name"])
@@ -272,7 +272,7 @@ def test_three_bad_instances_cost_none_of_two_hundred_good_ones(
     # The one that resets a kept connection is asked again, on a new one.
     assert len({request.instance_name for request in hostile_server.requests}) == 203
     assert len(hostile_server.requests) <= 204
-    assert seconds < 2 + 1
+    assert seconds < 4, "one after the other, the two that hang would take as long"
 
 
 # --- never fooled ---------------------------------------------------------------------------------
@@ -428,12 +428,14 @@ def test_bytes_after_an_answer_are_not_taken_for_the_next_one(
     assert read_qr(hostile_job.row("b").qr_code) == "QR of b"
 
 
-# What is simulated: reading an answer takes long enough for more to arrive before the next request.
+# What is simulated: reading the first answer takes long enough for more to arrive before the next
+# request.
 SLOW_READER = """
     import json, time
     loads = json.loads
     def slow(text):
-        time.sleep(0.3)
+        json.loads = loads
+        time.sleep(1)
         return loads(text)
     json.loads = slow
 """
@@ -472,7 +474,7 @@ def test_a_connection_on_which_something_came_unasked_is_not_used_again(
 async def begin_then_reset(exchange: Exchange) -> None:
     await exchange.send(b"HTTP/1.1 2")
     # A reset throws away what the client's kernel has not handed over yet.
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(1)
     exchange.reset()
 
 
@@ -539,11 +541,11 @@ def test_a_request_that_is_made_again_keeps_its_deadline(
     hostile_server.behave("b", close_after_a_while, hostile.never_answer)
     hostile_job.add_row("a")
     hostile_job.add_row("b")
-    hostile_job.set(request_timeout="1600 ms", max_concurrency=1)
+    hostile_job.set(request_timeout="2 s", max_concurrency=1)
     found, seconds = timed(hostile_job)
-    record_property("over", round(seconds - 1.6, 3))
+    record_property("over", round(seconds - 2, 3))
     assert found == {"a": None, "b": TIMEOUT}
-    assert 1.6 <= seconds < 1.6 + LATE
+    assert 2 <= seconds < 2 + LATE, "a time-out of its own would end after 3.2 s"
     assert asked(hostile_server) == [("a", 1), ("b", 1), ("b", 2)]
 
 
@@ -554,11 +556,11 @@ def test_a_cancel_on_a_kept_connection_makes_no_request_again(
     hostile_job.add_row("a")
     hostile_job.add_row("b")
     hostile_job.set(max_concurrency=1)
-    run_python(hostile_job.connection, "import requests")
-    hostile_job.connection.execute("set statement_timeout = '500 ms'")
-    with pytest.raises(psycopg.errors.QueryCanceled):
-        hostile_job.run()
-    hostile_job.connection.execute("reset statement_timeout")
+    with ThreadPoolExecutor(1) as executor:
+        run = executor.submit(hostile_job.run)
+        wait_until(lambda: len(hostile_server.requests) == 2, "the second request hangs")
+        hostile_job.connection.cancel()
+        assert isinstance(run.exception(15), psycopg.errors.QueryCanceled)
     wait_until(lambda: hostile_server.open_connections == 0, "the connection is closed")
     assert asked(hostile_server) == [("a", 1), ("b", 1)]
 
@@ -643,7 +645,7 @@ LATE_THREADS = """
     start = threading.Thread.start
     def start_late(thread):
         if threading.current_thread() is not threading.main_thread():
-            time.sleep(0.7)
+            time.sleep(1.7)
         start(thread)
     threading.Thread.start = start_late
 """
@@ -677,7 +679,7 @@ def test_the_threads_that_there_are_do_the_work_of_those_that_could_not_start(
 def test_a_thread_that_starts_late_leaves_its_instance_the_whole_timeout(hostile_job: Job) -> None:
     hostile_job.add_row("a")
     hostile_job.add_row("b")
-    hostile_job.set(request_timeout="500 ms", max_concurrency=2)
+    hostile_job.set(request_timeout="1500 ms", max_concurrency=2)
     run_python(hostile_job.connection, LATE_THREADS)
     assert errors(hostile_job) == {"a": None, "b": None}
 
@@ -714,7 +716,7 @@ def test_many_servers_share_512_threads(
     session.execute(
         "update evolution_instances set evolution_server = split_part(instance_name, ' ', 1)"
     )
-    hostile_job.set(request_timeout="20 s", max_concurrency=256)
+    hostile_job.set(request_timeout="60 s", run_timeout="60 s", max_concurrency=256)
     with ThreadPoolExecutor(1) as executor:
         run = executor.submit(hostile_job.run)
         wait_until(lambda: len(hostile_server.requests) == 504, "504 requests hang")

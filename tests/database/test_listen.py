@@ -23,16 +23,16 @@ def listener(connect: Callable[[], Connection]) -> Connection:
 
 
 def heard(listener: Connection, expected: int) -> list[dict[str, Any]]:
-    """Return what has arrived within a second, or as soon as it is as much as expected.
+    """Return what has arrived, as soon as it is as much as expected.
 
     Where nothing is expected, a message of our own marks the end: they arrive in the order of the
     commits.
     """
     if expected == 0:
         listener.execute("notify qr_refresh, 'end'")
-        (message,) = listener.notifies(timeout=1, stop_after=1)
+        (message,) = listener.notifies(timeout=30, stop_after=1)
         return [] if message.payload == "end" else [json.loads(message.payload)]
-    return [json.loads(m.payload) for m in listener.notifies(timeout=1, stop_after=expected)]
+    return [json.loads(m.payload) for m in listener.notifies(timeout=30, stop_after=expected)]
 
 
 def test_each_stored_qr_code_is_told_with_its_name_and_time(job: Job, listener: Connection) -> None:
@@ -44,7 +44,7 @@ def test_each_stored_qr_code_is_told_with_its_name_and_time(job: Job, listener: 
     job.run()
     begun_at = time.monotonic()
     messages = heard(listener, len(names))
-    assert time.monotonic() - begun_at < 1
+    assert time.monotonic() - begun_at < 5
     assert sorted(message["instance_name"] for message in messages) == sorted(names)
     for message in messages:
         assert set(message) == {"instance_name", "last_qr_update"}

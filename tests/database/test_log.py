@@ -14,7 +14,7 @@ def log_lines(server: Server, job: Job) -> list[str]:
 
 
 def add_one_of_each(job: Job) -> None:
-    job.set(request_timeout="300 ms", max_concurrency=3)
+    job.set(request_timeout="1500 ms", max_concurrency=3)
     job.add("bad").answer_with = error_answer(500, "Internal Server Error", "boom")
     job.add("good")
     job.add("slow").answer_with = Trouble.HANG

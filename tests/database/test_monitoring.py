@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from psycopg.rows import dict_row
 
-from tests.engines import Server, free_port
+from tests.database.backend import refusing_port
+from tests.engines import Server
 from tests.job import Job, install
 from tests.simulator import Trouble
 
@@ -150,7 +151,7 @@ def test_all_is_well_after_a_run_in_which_everything_was_stored(job: Job) -> Non
     assert rows(job, "alerts") == []
 
 
-@pytest.mark.parametrize(("age", "alarmed"), [("5 min 44 s", False), ("5 min 46 s", True)])
+@pytest.mark.parametrize(("age", "alarmed"), [("5 min 35 s", False), ("5 min 46 s", True)])
 def test_an_instance_without_a_live_qr_for_alert_after_is_an_alert(
     job: Job, age: str, alarmed: bool
 ) -> None:
@@ -226,10 +227,10 @@ def test_a_hanging_server_is_seen_by_a_real_run(job: Job) -> None:
 
 
 def test_a_server_that_refuses_is_seen_by_a_real_run(job: Job, server: Server) -> None:
-    port = free_port(server.listen_host)
-    job.set(evolution_api_base_url=f"http://{server.reachable_host}:{port}")
     job.add("shop")
-    job.run()
+    with refusing_port(server.listen_host) as port:
+        job.set(evolution_api_base_url=f"http://{server.reachable_host}:{port}")
+        job.run()
     (alert,) = rows(job, "alerts")
     assert alert["alert"] == "server_unreachable"
     assert alert["detail"] == "none of 1 instances got an answer: connection refused"

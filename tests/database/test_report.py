@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
-from tests.engines import Server, free_port
+from tests.database.backend import refusing_port, run_python
+from tests.engines import Server
 from tests.job import Connection, Job, read_qr, wait_until
 from tests.simulator import (
     Answer,
@@ -156,14 +158,15 @@ def test_an_unknown_instance_is_404_whatever_its_token(job: Job) -> None:
 
 
 def test_a_refused_connection_is_reported_without_the_host(job: Job, server: Server) -> None:
-    port = free_port(server.listen_host)
-    job.set(evolution_api_base_url=f"http://{server.reachable_host}:{port}")
     job.add("shop")
-    assert job.result("shop") == failure("Failed to fetch QR for shop: connection refused")
+    with refusing_port(server.listen_host) as port:
+        job.set(evolution_api_base_url=f"http://{server.reachable_host}:{port}")
+        assert job.result("shop") == failure("Failed to fetch QR for shop: connection refused")
 
 
 def test_a_host_that_does_not_exist_is_reported_without_its_name(job: Job) -> None:
-    job.set(evolution_api_base_url="http://nowhere.invalid")
+    # A name server that is far away, or not there, takes its time to say so.
+    job.set(evolution_api_base_url="http://nowhere.invalid", request_timeout="30 s")
     job.add("shop")
     assert job.result("shop") == failure("Failed to fetch QR for shop: host not found")
 
@@ -175,7 +178,7 @@ def test_https_to_a_server_without_tls_is_a_tls_error(job: Job) -> None:
 
 
 def test_a_hanging_instance_times_out_and_costs_no_other(job: Job) -> None:
-    job.set(request_timeout="500 ms")
+    job.set(request_timeout="1500 ms")
     job.add("hangs", qr_code=OLD_QR).answer_with = Trouble.HANG
     for number in range(5):
         job.add(f"good {number}")
@@ -196,7 +199,9 @@ def test_a_reset_connection_costs_no_other_instance(job: Job) -> None:
 
 
 def test_what_a_run_does_not_reach_is_reported_and_comes_first_in_the_next(job: Job) -> None:
-    job.set(request_timeout="1 s", run_timeout="1 s", max_concurrency=1)
+    # Its import takes its time from the run.
+    run_python(job.connection, "import requests")
+    job.set(request_timeout="1500 ms", run_timeout="1500 ms", max_concurrency=1)
     job.add("a", qr_code=OLD_QR).answer_with = Trouble.HANG
     job.add("b", qr_code=OLD_QR)
     assert job.run()["results"] == [
@@ -266,7 +271,7 @@ def test_a_locked_row_is_not_waited_for(job: Job, connect: Callable[[], Connecti
 def test_a_row_that_changes_during_the_call_is_left_alone(
     job: Job, connect: Callable[[], Connection], change: str
 ) -> None:
-    job.simulator.latency = 0.5
+    job.simulator.latency = 1.0
     job.add("shop")
     application = connect()
     reports: list[dict[str, object]] = []
@@ -391,21 +396,22 @@ def test_a_table_that_cannot_be_read_stops_the_run_with_the_edge_functions_error
 def test_one_run_at_a_time_and_a_single_instance_waits_for_none(
     job: Job, connect: Callable[[], Connection]
 ) -> None:
-    job.set(request_timeout="2 s")
+    job.set(request_timeout="20 s")
     job.add("hangs").answer_with = Trouble.HANG
     job.add("good")
     second = Job(connect(), job.simulator)
-    run = threading.Thread(target=job.run)
-    run.start()
-    wait_until(lambda: job.simulator.requests_of("hangs"), "the first run asks the server")
-    assert second.run() == {
-        "success": False,
-        "error": "Another refresh cycle is already running",
-    }
-    single = second.run("good")
-    assert single["results"] == [{"instance_name": "good", **STORED}]
-    assert run.is_alive(), "the first run should still wait for the hanging instance"
-    run.join()
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(job.run)
+        wait_until(lambda: job.simulator.requests_of("hangs"), "the first run asks the server")
+        assert second.run() == {
+            "success": False,
+            "error": "Another refresh cycle is already running",
+        }
+        single = second.run("good")
+        assert single["results"] == [{"instance_name": "good", **STORED}]
+        assert not run.done(), "the first run should still wait for the hanging instance"
+        job.connection.cancel()
+        assert isinstance(run.exception(15), psycopg.errors.QueryCanceled)
 
 
 def test_one_instance_by_name_leaves_the_others_alone(job: Job) -> None:
@@ -432,7 +438,8 @@ def test_an_unknown_name_is_an_error_with_a_hint(job: Job) -> None:
 @pytest.mark.parametrize("most", [1, 7])
 def test_at_most_max_concurrency_calls_are_under_way(job: Job, most: int) -> None:
     job.set(max_concurrency=most)
-    job.simulator.latency = 0.02
+    # The first must still be under way when the last has come.
+    job.simulator.latency = 0.03 * most
     for number in range(21):
         job.add(f"instance {number}")
     assert job.run()["refreshed"] == 21

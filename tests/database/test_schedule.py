@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,8 @@ JOBS = (
     " where jobname <> 'refresh-qr-codes-prune' order by jobname"
 )
 OURS = ("refresh-qr-codes", "* * * * *", "SELECT refresh_qr_codes()", True, "postgres")
+# Where a run that pg_cron begins at the full minute would be one too many.
+NOT_NOW = "0 0 30 2 *"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def cron(cron_url: str, simulator: Simulator) -> Iterator[Job]:
         connection.execute("select qr_refresh.unschedule()")
         # A live mode that is at work goes on until its minute is over.
         ours = "select pg_cancel_backend(pid) from pg_stat_activity where query like 'CALL qr_%'"
-        wait_until(lambda: not connection.execute(ours).fetchall(), "live mode has ended", 5)
+        wait_until(lambda: not connection.execute(ours).fetchall(), "live mode has ended")
         connection.execute("select cron.unschedule(jobid) from cron.job")
         for table in ("cron.job_run_details", "qr_refresh.runs", "qr_refresh.instance_state"):
             connection.execute(f"delete from {table}".encode())
@@ -122,13 +123,15 @@ def test_the_real_pg_cron_runs_the_job_and_the_qr_arrives_and_no_token_is_shown(
     # One that fails, and whose error shows a report.
     failing = "select refresh_qr_codes('unknown')::text::integer"
     cron.connection.execute("select cron.schedule('fails', %s, %s)", (schedule, failing))
-    begun_at = time.monotonic()
-    wait_until(lambda: cron.row("shop").qr_code, "pg_cron runs the job", timeout=90)
-    assert read_qr(cron.row("shop").qr_code) == cron.simulator.current_code("shop")
-    assert time.monotonic() - begun_at < 90
+
+    def is_current() -> bool:
+        stored = cron.row("shop").qr_code
+        return stored is not None and read_qr(stored) == cron.simulator.current_code("shop")
+
+    wait_until(is_current, "pg_cron runs the job", timeout=90)
     status = "select count(*) from cron.job_run_details where status = 'succeeded'"
     wait_until(lambda: cron.value(status), "pg_cron records the run")
-    assert cron.value("select refreshed from qr_refresh.runs limit 1") == 1
+    assert cron.value("select max(refreshed) from qr_refresh.runs") == 1
     failed = "select count(*) from cron.job_run_details where status = 'failed'"
     wait_until(lambda: cron.value(failed), "pg_cron records the failure")
     details = cron.value("select string_agg(d::text, '') from cron.job_run_details as d")
@@ -191,9 +194,10 @@ def test_the_real_pg_cron_runs_live_mode(cron: Job) -> None:
     wait_until(lambda: cron.row("shop").qr_code, "pg_cron runs live mode", timeout=90)
     # In the same minute, by the same call.
     cron.add("later")
-    wait_until(lambda: cron.row("later").qr_code, "live mode sees a new row", timeout=5)
+    wait_until(lambda: cron.row("later").qr_code, "live mode sees a new row")
+    # pg_cron starts one after the other, and may be slower than the first of them.
     running = "select count(*) from cron.job_run_details where status = 'running'"
-    assert cron.value(running) == 2
+    wait_until(lambda: cron.value(running) == 2, "both lanes are at work")
 
 
 def test_every_schedule_has_a_job_that_cuts_pg_crons_history(cron: Job) -> None:
@@ -217,7 +221,7 @@ def test_the_alerts_see_a_missing_an_inactive_and_a_late_job(cron: Job) -> None:
     cron.run()
     missing = ("job_missing", "pg_cron has no job that runs refresh_qr_codes()")
     assert job_alerts(cron) == [missing]
-    number = cron.value("select qr_refresh.schedule()")
+    number = cron.value("select qr_refresh.schedule(%s)", NOT_NOW)
     assert job_alerts(cron) == []
     cron.connection.execute("select cron.alter_job(%s, active => false)", (number,))
     inactive = f"pg_cron job {number} (refresh-qr-codes) is not active"
@@ -289,7 +293,7 @@ LIMIT 10;
 
 
 def test_the_queries_of_the_edge_functions_documentation_find_the_job(cron: Job) -> None:
-    number = cron.value("select qr_refresh.schedule()")
+    number = cron.value("select qr_refresh.schedule(%s)", NOT_NOW)
     cron.connection.execute(
         "insert into cron.job_run_details (jobid, runid, status, return_message, start_time,"
         " end_time) values (%s, -1, 'succeeded', '1 row', now(), now())",
@@ -298,7 +302,7 @@ def test_the_queries_of_the_edge_functions_documentation_find_the_job(cron: Job)
     job, history = (
         cron.connection.execute(q.encode()) for q in EDGE_FUNCTION_QUERIES.split(";")[:2]
     )
-    assert job.fetchall() == [(number, "refresh-qr-codes", "* * * * *", True)]
+    assert job.fetchall() == [(number, "refresh-qr-codes", NOT_NOW, True)]
     assert [row[2:4] for row in history.fetchall()] == [("succeeded", "1 row")]
 
 

@@ -43,7 +43,11 @@ def masks(watcher: Connection, pid: int) -> dict[int, set[int]]:
         import json, os
         found = {{}}
         for thread in os.listdir('/proc/{pid}/task'):
-            for line in open('/proc/{pid}/task/' + thread + '/status'):
+            try:
+                lines = open('/proc/{pid}/task/' + thread + '/status').readlines()
+            except OSError:
+                continue  # it has just ended
+            for line in lines:
                 if line.startswith('SigBlk:'):
                     found[thread] = int(line.split()[1], 16)
         plpy.notice(json.dumps(found))
@@ -77,7 +81,8 @@ def test_signals_that_cancel_nothing_change_nothing(
 ) -> None:
     watcher = connect()
     pid = busy_job.connection.info.backend_pid
-    busy_job.set(request_timeout="1500 ms")
+    threads(watcher)  # starts its Python
+    busy_job.set(request_timeout="4 s")
     busy_job.add_row("good")
     with ThreadPoolExecutor(1) as executor:
         run = executor.submit(busy_job.run)
@@ -116,7 +121,8 @@ def test_a_cancel_takes_effect_also_after_a_rain_of_signals(
         wait_until(lambda: len(hostile_server.requests) == IN_FLIGHT, "all requests hang")
         run_python(watcher, rain)
         watcher.execute("select pg_cancel_backend(%s)", (pid,))
-        assert isinstance(run.exception(2), psycopg.errors.QueryCanceled)
+        # The calls would hang for 17 seconds more.
+        assert isinstance(run.exception(10), psycopg.errors.QueryCanceled)
 
 
 def test_a_hundred_cancels_in_a_row_each_end_one_run(
@@ -142,11 +148,11 @@ def test_a_hundred_cancels_in_a_row_each_end_one_run(
     # Interrupts as soon as all workers of a run are there, and waits until they are gone.
     interrupt = f"""
         import os, signal, time
-        ends = time.monotonic() + 60
+        ends = time.monotonic() + 180
         def wait_for(busy):
             while (len(os.listdir('/proc/{pid}/task')) > {IN_FLIGHT}) != busy:
                 if time.monotonic() > ends:
-                    plpy.error('no change for a minute')
+                    plpy.error('not all of it within three minutes')
                 time.sleep(0.001)
         for _ in range({SIGNALS}):
             wait_for(True)
@@ -182,7 +188,7 @@ def test_only_the_main_thread_calls_postgres(
             setattr(plpy, name, watched(getattr(plpy, name)))
     """
     run_python(busy_job.connection, watch)
-    busy_job.set(request_timeout="500 ms")
+    busy_job.set(request_timeout="1500 ms")
     for number, behaviour in enumerate([hostile.reset_at_once, hostile.gzip_bomb, hostile.good]):
         hostile_server.behave(f"other {number}", behaviour)
         busy_job.add_row(f"other {number}")

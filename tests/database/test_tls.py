@@ -59,7 +59,7 @@ def test_a_private_ca_is_trusted_where_the_settings_name_its_file(
 ) -> None:
     tls_job.add_row("stall")
     tls_server.behave("stall", hostile.drip_body)
-    tls_job.set(request_timeout="500 ms", max_concurrency=1)
+    tls_job.set(request_timeout="1500 ms", max_concurrency=1)
     with file_on_server(server, certificate) as path:
         tls_job.set(ca_file=path)
         report = tls_job.run()

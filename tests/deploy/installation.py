@@ -30,7 +30,7 @@ def make(target: str, url: str | None = None) -> subprocess.CompletedProcess[str
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
 
 

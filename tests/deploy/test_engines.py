@@ -26,7 +26,7 @@ def engine(server: Server) -> str:
 
 def answers(dsn: str) -> bool:
     try:
-        psycopg.connect(dsn, connect_timeout=2).close()
+        psycopg.connect(dsn, connect_timeout=10).close()
     except psycopg.OperationalError:
         return False
     return True

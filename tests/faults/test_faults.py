@@ -15,8 +15,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.database.backend import run_python
-from tests.engines import CommandResult, Server, free_port, start_postgres
+from tests.database.backend import refusing_port, run_python
+from tests.engines import CommandResult, Server, start_postgres
 from tests.job import Connection, Job, install, read_qr, wait_until
 from tests.simulator import Instance, Simulator, Trouble, running_simulator
 
@@ -89,10 +89,16 @@ def kill_backend(server: Server, pid: int) -> None:
 
 
 def kill_launcher(server: Server, pid: int) -> None:
-    with contextlib.closing(connection_to(server)) as watcher:
-        row = watcher.execute(LAUNCHER).fetchone()
-    assert row is not None
-    kill_backend(server, row[0])
+    found: list[int] = []
+
+    def is_there() -> bool:
+        with contextlib.closing(connection_to(server)) as watcher:
+            found.extend(pid for (pid,) in watcher.execute(LAUNCHER))
+        return bool(found)
+
+    # It starts a moment after the server.
+    wait_until(is_there, "pg_cron's launcher is there")
+    kill_backend(server, found[0])
 
 
 def crash(server: Server, pid: int) -> None:
@@ -194,15 +200,15 @@ def test_pg_cron_comes_back_after_a_kill_runs_the_job_and_its_history_tells_both
 
 
 def test_evolution_api_is_down_for_a_while(breakable: Server, connected: Job) -> None:
-    port = free_port(breakable.listen_host)
-    connected.set(evolution_api_base_url=f"http://{breakable.reachable_host}:{port}")
     before = connected.connection.execute(ROWS.encode()).fetchall()
-    for _ in range(3):
-        report = connected.run()
-        assert (report["success"], report["failed"]) == (True, len(NAMES))
-        assert {result["error"].partition(": ")[2] for result in report["results"]} == {
-            "connection refused"
-        }
+    with refusing_port(breakable.listen_host) as port:
+        connected.set(evolution_api_base_url=f"http://{breakable.reachable_host}:{port}")
+        for _ in range(3):
+            report = connected.run()
+            assert (report["success"], report["failed"]) == (True, len(NAMES))
+            assert {result["error"].partition(": ")[2] for result in report["results"]} == {
+                "connection refused"
+            }
     assert connected.connection.execute(ROWS.encode()).fetchall() == before
     with running_simulator(breakable.listen_host, port) as back:
         for instance in connected.simulator.instances:

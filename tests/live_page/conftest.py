@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from examples.live_page.server import serving
 from tests.job import Job
@@ -28,6 +28,10 @@ CHROMIUM_OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+# A machine with much to do may need more than the second that a person waits. What is expected is
+# waited for no longer than it takes.
+expect.set_options(timeout=30_000)
 
 
 def add_with_code(job: Job, name: str, stored_before: str = "0 seconds") -> None:

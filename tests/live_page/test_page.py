@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from examples.live_page import board
 from examples.live_page.server import serving
 from tests.engines import start_postgres
-from tests.job import Job, install
+from tests.job import Job, install, wait_until
 from tests.live_page.conftest import add_with_code, opened
 from tests.page_role import create_page_role
 from tests.simulator.background import in_background
@@ -25,8 +25,6 @@ from tests.simulator.instance import ROTATION
 from tests.simulator.picture import data_url, qr_text
 
 LIVE, EXPIRED, WAITING, CONNECTED = "Live", "Expired", "Waiting for a code", "Connected"
-# A machine with much to do may need more than the second that a person waits.
-SOON = 5_000.0
 
 
 def card(page: Page, name: str) -> Locator:
@@ -39,10 +37,9 @@ def state(page: Page, name: str) -> Locator:
     return card(page, name).locator(".state")
 
 
-def read_screenshot(element: Locator) -> str:
-    """Return the text of the QR code that is to be seen there."""
-    (text,) = codes_on_screen(element)
-    return text
+def wait_for_code(element: Locator, text: str | None) -> None:
+    """Wait until this QR code, and no other, is to be seen: a browser draws it a little later."""
+    wait_until(lambda: codes_on_screen(element) == [text], f"the screen shows the code {text}")
 
 
 def codes_on_screen(element: Locator) -> list[str]:
@@ -72,17 +69,17 @@ def test_a_decoder_reads_the_current_code_from_the_screen_also_after_a_rotation(
     job.run()
     expect(state(page, "bakery")).to_have_text(LIVE)
     first = job.simulator.current_code("bakery")
-    assert read_screenshot(card(page, "bakery")) == first
+    wait_for_code(card(page, "bakery"), first)
 
     job.simulator.clock.advance(ROTATION)
     picture = card(page, "bakery").locator("img")
     before = picture.get_attribute("src")
     assert before is not None
     job.run()
-    expect(picture).not_to_have_attribute("src", before, timeout=SOON)
-    second = read_screenshot(card(page, "bakery"))
-    assert second == job.simulator.current_code("bakery")
+    expect(picture).not_to_have_attribute("src", before)
+    second = job.simulator.current_code("bakery")
     assert second != first
+    wait_for_code(card(page, "bakery"), second)
 
 
 def test_a_change_is_on_the_page_within_a_second(job: Job, page: Page) -> None:
@@ -92,7 +89,7 @@ def test_a_change_is_on_the_page_within_a_second(job: Job, page: Page) -> None:
     for text, status in [(CONNECTED, "connected"), (WAITING, "connecting")] * 3:
         set_status(job, "bakery", status)
         begun_at = time.monotonic()
-        expect(state(page, "bakery")).to_have_text(text, timeout=SOON)
+        expect(state(page, "bakery")).to_have_text(text)
         waits.append(time.monotonic() - begun_at)
     # The best of six, because others may use this machine.
     assert min(waits) < 1
@@ -110,7 +107,7 @@ def test_a_notification_brings_a_change_at_once(
             (data_url(qr_text("new")),),
         )
         job.connection.execute("select pg_notify('qr_refresh', '{\"instance_name\": \"bakery\"}')")
-        expect(state(page, "bakery")).to_have_text(LIVE, timeout=SOON)
+        expect(state(page, "bakery")).to_have_text(LIVE)
 
 
 def test_a_scan_makes_the_card_say_connected_in_its_place(job: Job, page: Page) -> None:
@@ -164,7 +161,7 @@ def test_each_state_has_its_words_and_the_age_counts_up(job: Job, page: Page) ->
     expect(card(page, "old").locator(".age")).to_have_text(re.compile(r"^Stored 3 min \d+ s ago$"))
 
     # An expired code cannot be scanned by mistake.
-    assert codes_on_screen(card(page, "live")) == [qr_text("live")]
+    wait_for_code(card(page, "live"), qr_text("live"))
     assert codes_on_screen(card(page, "old")) == []
 
     shown = card(page, "live").locator(".age")
@@ -235,12 +232,12 @@ def test_a_database_that_goes_away_is_announced_and_its_return_is_noticed(
             problem = page.get_by_role("alert")
             expect(problem).to_be_hidden()
             server.stop()
-            expect(problem).to_contain_text("The database does not answer.", timeout=10_000)
+            expect(problem).to_contain_text("The database does not answer.")
             expect(state(page, "bakery")).to_have_text(WAITING)
             server.start()
             with psycopg.connect(server.dsn(), autocommit=True) as connection:
                 connection.execute("update evolution_instances set instance_status = 'connected'")
-            expect(state(page, "bakery")).to_have_text(CONNECTED, timeout=15_000)
+            expect(state(page, "bakery")).to_have_text(CONNECTED)
             expect(problem).to_be_hidden()
 
 
@@ -258,7 +255,7 @@ def test_a_page_server_that_goes_away_is_announced_and_its_return_is_noticed(
         port = urlsplit(address).port
         assert port is not None
         with in_background(serving(page_database, port=port)):
-            expect(problem).to_be_hidden(timeout=15_000)
+            expect(problem).to_be_hidden()
             expect(state(page, "bakery")).to_have_text(WAITING)
 
 
@@ -336,7 +333,7 @@ def test_a_page_whose_token_is_no_longer_good_says_so(
         port = urlsplit(address).port
         assert port is not None
         with in_background(serving(page_database, port=port, token="another-token")):
-            expect(page.locator("body")).to_contain_text("needs its token", timeout=20_000)
+            expect(page.locator("body")).to_contain_text("needs its token")
 
 
 def test_the_keyboard_enlarges_a_code_and_keeps_its_place(job: Job, page: Page) -> None:
@@ -355,15 +352,15 @@ def test_the_keyboard_enlarges_a_code_and_keeps_its_place(job: Job, page: Page) 
     page.keyboard.press("Enter")
     expect(dialog).to_be_visible()
     expect(dialog.get_by_role("heading")).to_have_text("hotel")
-    assert read_screenshot(dialog) == job.simulator.current_code("hotel")
+    wait_for_code(dialog, job.simulator.current_code("hotel"))
 
     # The enlarged code changes with its card, and neither change takes the keyboard's place.
     before = dialog.locator("img").get_attribute("src")
     assert before is not None
     job.simulator.clock.advance(ROTATION)
     job.run()
-    expect(dialog.locator("img")).not_to_have_attribute("src", before, timeout=SOON)
-    assert read_screenshot(dialog) == job.simulator.current_code("hotel")
+    expect(dialog.locator("img")).not_to_have_attribute("src", before)
+    wait_for_code(dialog, job.simulator.current_code("hotel"))
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     expect(focused).to_be_focused()
@@ -396,8 +393,8 @@ def test_a_code_enlarged_again_at_once_changes_with_its_card(job: Job, page: Pag
     assert before is not None
     job.simulator.clock.advance(ROTATION)
     job.run()
-    expect(dialog.locator("img")).not_to_have_attribute("src", before, timeout=SOON)
-    assert read_screenshot(dialog) == job.simulator.current_code("hotel")
+    expect(dialog.locator("img")).not_to_have_attribute("src", before)
+    wait_for_code(dialog, job.simulator.current_code("hotel"))
 
 
 def test_a_screen_reader_hears_of_states_and_not_of_each_new_code(
@@ -415,7 +412,7 @@ def test_a_screen_reader_hears_of_states_and_not_of_each_new_code(
         heard = announcer.text_content() or ""
         job.simulator.clock.advance(ROTATION)
         job.run()
-        expect(picture).not_to_have_attribute("src", before, timeout=SOON)
+        expect(picture).not_to_have_attribute("src", before)
         expect(announcer).to_have_text(heard)
         # Nor that there was none for a moment, but that there is none.
         age(job, "bakery", timedelta(seconds=45.2))
@@ -425,7 +422,7 @@ def test_a_screen_reader_hears_of_states_and_not_of_each_new_code(
             return document.querySelector("#announcer").textContent;
         }""")
         assert at_first == heard
-        expect(announcer).to_have_text("bakery: Expired", timeout=10_000)
+        expect(announcer).to_have_text("bakery: Expired", timeout=30_000)
         set_status(job, "bakery", "connected")
         expect(announcer).to_have_text("bakery: Connected")
 
@@ -447,6 +444,10 @@ CONTRASTS = """() => {
     }
     throw new Error("no background");
   };
+  // In the same turn of the browser, for the page itself draws it anew each second.
+  const problem = document.getElementById("problem");
+  problem.hidden = false;
+  problem.textContent = "a problem";
   return [...document.querySelectorAll("h1, h2, p, button")]
     .filter((element) => element.checkVisibility() && element.textContent.trim())
     .map((element) => {
@@ -469,15 +470,13 @@ def test_every_text_stands_out_in_light_and_dark(
         expect(state(page, "done")).to_have_text(LIVE)
         set_status(job, "done", "connected")
         expect(state(page, "done")).to_have_text(CONNECTED)
-        page.evaluate("() => { document.getElementById('problem').hidden = false; }")
-        page.evaluate("() => { document.getElementById('problem').textContent = 'a problem'; }")
         contrasts = page.evaluate(CONTRASTS)
         assert {LIVE, EXPIRED, WAITING, CONNECTED, "a problem"} <= {text for text, _ in contrasts}
         assert [item for item in contrasts if item[1] < 4.5] == []
         background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
         is_dark = sum(map(int, re.findall(r"\d+", background)[:3])) < 3 * 64
         assert is_dark == (scheme == "dark")
-        assert read_screenshot(card(page, "live")) == qr_text("live")
+        wait_for_code(card(page, "live"), qr_text("live"))
 
 
 def test_a_phone_shows_a_code_that_can_be_scanned_without_sideways_scrolling(
@@ -492,8 +491,8 @@ def test_a_phone_shows_a_code_that_can_be_scanned_without_sideways_scrolling(
         width = page.evaluate("() => document.documentElement.scrollWidth")
         assert width <= phone["width"]
         only = job.simulator.instances[0].name
-        assert read_screenshot(picture) == job.simulator.current_code(only)
+        wait_for_code(picture, job.simulator.current_code(only))
         picture.tap()
         expect(page.get_by_role("dialog")).to_be_visible()
         assert page.evaluate("() => document.documentElement.scrollWidth") <= phone["width"]
-        assert read_screenshot(page.get_by_role("dialog")) == job.simulator.current_code(only)
+        wait_for_code(page.get_by_role("dialog"), job.simulator.current_code(only))

@@ -387,6 +387,8 @@ def running_hostile_server(
             listener.close()
             await server.stop()
 
+    # Made before anybody waits for it: that takes a while, in which nobody would be answered.
+    gzip_bomb_body()
     with in_background(serving()):
         yield server
 
