@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import secrets
 from collections.abc import Callable, Generator, Iterator
 
 import psycopg
@@ -15,6 +16,8 @@ from tests.job import Connection, Job, install
 from tests.simulator import Simulator, running_simulator
 
 _numbers = itertools.count(1)
+# A server of yours may have databases of the same kind of name.
+_session = secrets.token_hex(4)
 _tested: list[str] = []
 
 
@@ -54,12 +57,14 @@ def create_database(server: Server) -> Iterator[Callable[[str], str]]:
         names: list[str] = []
 
         def create(options: str) -> str:
-            names.append(f"test_{next(_numbers)}")
-            admin.execute(f"create database {names[-1]} {options}".encode())
-            return server.dsn(names[-1])
+            name = f"test_{_session}_{next(_numbers)}"
+            admin.execute(f"create database {name} {options}".encode())
+            names.append(name)
+            return server.dsn(name)
 
         yield create
-        for name in names:
+        # A throw-away server goes with all that is in it.
+        for name in names if server.engine == "url" else ():
             admin.execute(
                 sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
             )

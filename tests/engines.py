@@ -392,13 +392,11 @@ class _DockerServer(Server):
                 connection.execute(f"do $$ begin raise log '{mark}'; end $$".encode())
         except psycopg.OperationalError:
             mark = ""  # it does not run
-        deadline = time.monotonic() + LOG_DEADLINE
-        while True:
-            text = self._container.logs().decode(errors="replace")
-            # It may also write elsewhere.
-            if mark in text or time.monotonic() > deadline:
-                return text
+        deadline = time.monotonic() + LOG_DEADLINE  # it may also write elsewhere
+        # The whole log can be so long that reading it takes seconds.
+        while mark.encode() not in self._container.logs(tail=1000) and time.monotonic() < deadline:
             time.sleep(0.01)
+        return self._container.logs().decode(errors="replace")
 
     def stop(self, mode: str = "fast") -> None:
         signals = {"smart": "SIGTERM", "fast": "SIGINT", "immediate": "SIGQUIT"}
