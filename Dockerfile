@@ -50,7 +50,7 @@ RUN apt-get update \
 WORKDIR /src
 COPY pyproject.toml ./
 COPY db db
-RUN python3 db/deploy.py dist
+RUN python3 -m db.deploy dist
 
 # The live page and the simulated Evolution API, for the profile `demo` of compose.yaml.
 FROM debian:trixie-slim AS demo
@@ -63,8 +63,8 @@ RUN apt-get update \
     && install --directory --owner=demo --mode=0700 /run/demo
 WORKDIR /src
 COPY examples examples
-COPY tests/__init__.py tests/compose_demo.py tests/page_role.py tests/
-COPY tests/simulator tests/simulator
+COPY tools/__init__.py tools/compose_demo.py tools/page_role.py tools/
+COPY simulator simulator
 USER demo
 
 # The server with the job: docker-entrypoint.sh installs or upgrades it at each start.

@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+PYTHON_FILES := db examples simulator tests tools
 # As it was written: make would take a $ in a password for the beginning of a variable.
 ifdef DATABASE_URL
 override DATABASE_URL := $(value DATABASE_URL)
@@ -23,17 +24,17 @@ setup: $(VENV)/complete packages ## install the tools: .venv and missing Debian 
 
 .PHONY: packages
 packages: ## install the Debian packages that tests and demo lack
-	@tests/install_packages.sh engine
+	@tools/install_packages.sh engine
 
 # Not part of setup: on a machine with systemd both packages start a service.
 .PHONY: packages-monitoring
 packages-monitoring: ## install promtool and the exporter, for the tests of monitoring/
-	@tests/install_packages.sh monitoring
+	@tools/install_packages.sh monitoring
 
 # A file, so that it is made anew whenever the list of dependencies changes.
 $(VENV)/complete: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed")'
-	@tests/install_packages.sh venv
+	@tools/install_packages.sh venv
 	@echo "Installing the Python tools of pyproject.toml into $(VENV) (about half a minute) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
 	@# Debian 12's pip is too old for dependency groups.
@@ -43,44 +44,44 @@ $(VENV)/complete: pyproject.toml
 
 .PHONY: demo
 demo: setup ## show the whole job with a simulated Evolution API, in a throw-away PostgreSQL
-	@$(VENV)/bin/python -m tests.demo
+	@$(VENV)/bin/python -m tools.demo
 
 .PHONY: demo-live
 demo-live: setup ## show the QR codes in a browser as the job keeps them fresh, until Ctrl-C
-	@$(VENV)/bin/python -m tests.demo_live
+	@$(VENV)/bin/python -m tools.demo_live
 
 .PHONY: test
 test: setup ## run the tests; PG=docker, local or url chooses the PostgreSQL, ARGS are pytest's
-	@tests/install_packages.sh browser
+	@tools/install_packages.sh browser
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(VENV)/complete ## try what reads the answers on FUZZ_EXAMPLES=10000 made-up ones
-	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-10000} $(VENV)/bin/python -m pytest tests/unit/test_read_answer_fuzz.py
+	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-10000} $(VENV)/bin/python -m pytest tests/http/test_read_answer_fuzz.py
 
 .PHONY: bench
 bench: setup ## measure the job beside a bare asyncio client and the sequential way, as ratios; BENCH_ROUNDS=3
-	@$(VENV)/bin/python -m tests.bench
+	@$(VENV)/bin/python -m tools.bench
 
-.PHONY: coverage
-coverage: setup ## measure for COVERAGE_SECONDS=300 how often the stored QR code is the one that works
-	@$(VENV)/bin/python -m tests.coverage
+.PHONY: freshness
+freshness: setup ## measure for FRESHNESS_SECONDS=300 how often the stored QR code is the one that works
+	@$(VENV)/bin/python -m tools.freshness
 
 .PHONY: idle
 idle: setup ## measure what a minute of live mode costs when nothing is due
-	@$(VENV)/bin/python -m tests.idle
+	@$(VENV)/bin/python -m tools.idle
 
 .PHONY: growth
 growth: setup ## print how large the tables are after GROWTH_DAYS=7 of live mode with GROWTH_INSTANCES=10
-	@$(VENV)/bin/python -m tests.growth
+	@$(VENV)/bin/python -m tools.growth
 
 .PHONY: lint
 lint: $(VENV)/complete dist ## check Python, the Python inside the SQL, the SQL and the scripts
-	@tests/install_packages.sh lint
-	$(VENV)/bin/python -m tests.derive_python_bodies build
-	$(VENV)/bin/ruff check db examples tests build
-	$(VENV)/bin/ruff format --check db examples tests
-	$(VENV)/bin/mypy db examples tests build
+	@tools/install_packages.sh lint
+	$(VENV)/bin/python -m tools.derive_python_bodies build
+	$(VENV)/bin/ruff check $(PYTHON_FILES) build
+	$(VENV)/bin/ruff format --check $(PYTHON_FILES)
+	$(VENV)/bin/mypy $(PYTHON_FILES) build
 	$(VENV)/bin/sqlfluff lint --disable-progress-bar db examples
 	@# pgspot sees the whole installation, in its order and with its search_path. Not asked for:
 	@# PS002, because `create or replace` is how functions are deployed; each file sets the owner at
@@ -90,7 +91,7 @@ lint: $(VENV)/complete dist ## check Python, the Python inside the SQL, the SQL 
 	sed '/^do language plpython3u \$$\$$$$/,/^\$$\$$;$$/d' dist/qr_refresh.sql > build/pgspot.sql
 	$(VENV)/bin/pgspot --ignore PS002 --ignore PS010 --ignore-lang plpython3u \
 		--proc-without-search-path 'qr_refresh.live(lane text,worker integer,workers integer)' build/pgspot.sql
-	shellcheck .ci/run docker-entrypoint.sh tests/*.sh
+	shellcheck .ci/run docker-entrypoint.sh tools/*.sh
 	@# Secrets in what could be committed, but for the made-up ones of examples, tests and captures.
 	find . \( -path ./.git -o -path ./$(VENV) -o -path ./.env -o -path ./build -o -path ./dist \
 		-o -name '.*_cache' -o -name .hypothesis -o -name __pycache__ \) -prune -o -type f -print0 \
@@ -108,35 +109,35 @@ audit: lint ## lint, and look for known vulnerabilities of the Python tools at P
 
 .PHONY: format
 format: $(VENV)/complete ## format Python and SQL
-	$(VENV)/bin/ruff check --fix --select I db examples tests
-	$(VENV)/bin/ruff format db examples tests
+	$(VENV)/bin/ruff check --fix --select I $(PYTHON_FILES)
+	$(VENV)/bin/ruff format $(PYTHON_FILES)
 	$(VENV)/bin/sqlfluff fix --disable-progress-bar --quiet db examples
 
 .PHONY: migrate
 migrate: $(VENV)/complete ## install the job into a database, or upgrade it: DATABASE_URL=postgresql://...
-	@$(VENV)/bin/python db/deploy.py migrate
+	@$(VENV)/bin/python -m db.deploy migrate
 
 .PHONY: doctor
 doctor: $(VENV)/complete ## check everything that can keep QR codes from being fresh: DATABASE_URL=postgresql://...
-	@$(VENV)/bin/python db/doctor.py
+	@$(VENV)/bin/python -m db.doctor
 
 .PHONY: watch
 watch: $(VENV)/complete ## show the connecting instances and alerts, live until Ctrl-C: DATABASE_URL=postgresql://...
-	@$(VENV)/bin/python db/watch.py
+	@$(VENV)/bin/python -m db.watch
 
 .PHONY: dist
 dist: $(VENV)/complete ## write dist/qr_refresh.sql, the whole installation as one SQL file
-	@$(VENV)/bin/python db/deploy.py dist
+	@$(VENV)/bin/python -m db.deploy dist
 
 .PHONY: uninstall
 uninstall: $(VENV)/complete ## remove the job from a database; the application's table stays: DATABASE_URL=postgresql://...
-	@$(VENV)/bin/python db/deploy.py uninstall
+	@$(VENV)/bin/python -m db.deploy uninstall
 
 .PHONY: base-image
 base-image: ## make the Docker image debian:trixie-slim where no registry can be reached (as root)
-	@tests/make_base_image.sh
+	@tools/make_base_image.sh
 
 .PHONY: clean
 clean: ## remove everything that make has made here
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find db examples tests -name __pycache__ -prune -exec rm -rf {} +
+	find $(PYTHON_FILES) -name __pycache__ -prune -exec rm -rf {} +

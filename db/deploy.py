@@ -1,8 +1,8 @@
 """Installs what this folder holds; `make migrate`, `dist` and `uninstall` run this.
 
-    python db/deploy.py migrate      into the database of the environment variable DATABASE_URL
-    python db/deploy.py dist         into one file, dist/qr_refresh.sql, for psql or an SQL editor
-    python db/deploy.py uninstall    removes the job from the database of DATABASE_URL
+    python -m db.deploy migrate      into the database of the environment variable DATABASE_URL
+    python -m db.deploy dist         into one file, dist/qr_refresh.sql, for psql or an SQL editor
+    python -m db.deploy uninstall    removes the job from the database of DATABASE_URL
 
 The URL is read from the environment, because everybody on a machine can see the arguments of its
 processes. psql would take it, with the password in it, only as an argument; psycopg needs no psql.
@@ -22,12 +22,8 @@ from urllib.parse import quote, urlencode
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-ROOT = Path(__file__).resolve().parent.parent
-MIGRATIONS = sorted((ROOT / "db" / "migrations").glob("*.sql"))
-FUNCTIONS = sorted((ROOT / "db" / "functions").glob("*.sql"))
-CHECK_TABLE = ROOT / "db" / "check_table.sql"
-PRIVILEGES = ROOT / "db" / "privileges.sql"
-UNINSTALL = ROOT / "db" / "uninstall.sql"
+from db.order import CHECK_TABLE, FUNCTIONS, MIGRATIONS, REPEATED, ROOT, UNINSTALL, VIEWS
+
 MIGRATIONS_TABLE = "qr_refresh.schema_migrations"
 DIST = ROOT / "dist" / "qr_refresh.sql"
 
@@ -69,9 +65,9 @@ def migrate(url: str) -> None:
             run_file(connection, CHECK_TABLE)
         run_dbmate(connection, url)
         with connection.transaction():
-            for path in (*FUNCTIONS, PRIVILEGES):
+            for path in REPEATED:
                 run_file(connection, path)
-        print(f"Installed {len(FUNCTIONS)} functions.")
+        print(f"Installed {len(FUNCTIONS)} functions and {len(VIEWS)} views.")
         report_base_url(connection)
         report_publication(connection)
 
@@ -238,8 +234,7 @@ do $$ begin perform pg_catalog.pg_advisory_xact_lock({LOCK}); end $$;
 set local lock_timeout = '{MIGRATION_LOCK_TIMEOUT}';
 """
     ]
-    for path in (CHECK_TABLE, *MIGRATIONS, *FUNCTIONS):
-        parts.append(dist_part(path))
+    parts += map(dist_part, (CHECK_TABLE, *MIGRATIONS))
     parts.append(f"""
 -- Tells a later `make migrate` (dbmate) what has been run.
 
@@ -248,7 +243,7 @@ insert into {MIGRATIONS_TABLE} (version) values
 {versions}
 on conflict do nothing;
 """)
-    parts.append(dist_part(PRIVILEGES))
+    parts += map(dist_part, REPEATED)
     parts.append("\ncommit;\n")
     DIST.parent.mkdir(exist_ok=True)
     DIST.write_text("".join(parts), encoding="utf-8")
@@ -319,7 +314,7 @@ def main() -> None:
         "uninstall": lambda: uninstall(url),
     }
     if len(sys.argv) != 2 or sys.argv[1] not in commands:
-        raise SystemExit(f"usage: python db/deploy.py {'|'.join(commands)}")
+        raise SystemExit(f"usage: python -m db.deploy {'|'.join(commands)}")
     try:
         commands[sys.argv[1]]()
     except DeployError as error:

@@ -11,7 +11,8 @@ import sys
 import textwrap
 
 import psycopg
-from deploy import EXAMPLE, DeployError, connect
+
+from db.deploy import EXAMPLE, DeployError, connect
 
 # ok: what stands before a check, and its colour on a terminal.
 MARKS = {True: ("ok", "32"), False: ("WRONG", "31;1"), None: ("look", "33")}

@@ -12,7 +12,8 @@ import time
 from typing import Any
 
 import psycopg
-from deploy import DeployError, connect
+
+from db.deploy import DeployError, connect
 
 EVERY = 1.0  # seconds
 HEALTH = (

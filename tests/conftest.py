@@ -11,9 +11,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.engines import BorrowedServerError, EngineError, Server, start_postgres
-from tests.job import Connection, Job, install
-from tests.simulator import Simulator, running_simulator
+from simulator import Simulator, running_simulator
+from simulator.hostile import HostileServer, running_hostile_server
+from tools.engines import BorrowedServerError, EngineError, Server, start_postgres
+from tools.job import Connection, Job, install
 
 _numbers = itertools.count(1)
 # A server of yours may have databases of the same kind of name.
@@ -117,4 +118,26 @@ def job(connect: Callable[[], Connection], simulator: Simulator) -> Job:
     """The job in this test's database, which asks the simulator."""
     job = Job(connect(), simulator)
     job.set(evolution_api_base_url=simulator.base_url)
+    return job
+
+
+@pytest.fixture
+def hostile_server(server: Server) -> Iterator[HostileServer]:
+    with running_hostile_server(server.listen_host) as running:
+        running.base_url = server.as_reached(running.base_url)
+        yield running
+
+
+@pytest.fixture
+def stalled_tls_server(server: Server) -> Iterator[HostileServer]:
+    """Accepts connections and never begins the TLS handshake."""
+    with running_hostile_server(server.listen_host, never_handshake=True) as running:
+        running.base_url = server.as_reached(running.base_url)
+        yield running
+
+
+@pytest.fixture
+def hostile_job(job: Job, hostile_server: HostileServer) -> Job:
+    """The job in this test's database, which asks the hostile server."""
+    job.set(evolution_api_base_url=hostile_server.base_url)
     return job

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.deploy.installation import dump_lines
-from tests.engines import Server
+from tools.engines import Server
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ import psycopg
 import pytest
 import requests
 
-from tests.engines import ROOT, Server, free_port
-from tests.job import Connection, read_qr, wait_until
+from tools.engines import ROOT, Server, free_port
+from tools.job import Connection, read_qr, wait_until
 
 TOOL_IMAGE = "refresh-qr-codes-compose"
 SOCKET = Path("/var/run/docker.sock")

@@ -12,10 +12,10 @@ from textwrap import dedent
 import psycopg
 import pytest
 
+from simulator import Simulator, running_simulator
 from tests.deploy.installation import OURS, make, value
-from tests.engines import Server, start_postgres
-from tests.job import Job, install
-from tests.simulator import Simulator, running_simulator
+from tools.engines import Server, start_postgres
+from tools.job import Job, install
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "README.fr.md", "docs/setup.md", "docs/operations.md")

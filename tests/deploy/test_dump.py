@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import psycopg
 
+from simulator import running_simulator
 from tests.deploy.installation import value
-from tests.engines import Server, start_postgres
-from tests.job import Connection, Job, install, read_qr
-from tests.simulator import running_simulator
+from tools.engines import Server, start_postgres
+from tools.job import Connection, Job, install, read_qr
 
 
 def filled(connection: Connection, job: Job) -> None:

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
+from simulator import Simulator
 from tests.deploy.installation import OURS, ROOT, make, migrated, run_dist, value
-from tests.engines import Server, start_postgres
-from tests.job import Job, read_qr
-from tests.simulator import Simulator
+from tools.engines import Server, start_postgres
+from tools.job import Job, read_qr
 
 
 def test_an_empty_database_gets_the_job_and_the_table(empty_database: str) -> None:
@@ -340,10 +340,10 @@ def test_an_installation_waits_for_the_applications_table_only_for_a_while(
         idle.commit()
         idle.execute("select from evolution_instances")
         if way == "migrate":
-            sooner = "import deploy; deploy.MIGRATION_LOCK_TIMEOUT = '100ms'; deploy.main()"
+            sooner = "from db import deploy; deploy.MIGRATION_LOCK_TIMEOUT = '100ms'; deploy.main()"
             result = subprocess.run(
                 [sys.executable, "-c", sooner, "migrate"],
-                cwd=ROOT / "db",
+                cwd=ROOT,
                 env={**os.environ, "DATABASE_URL": empty_database},
                 capture_output=True,
                 text=True,

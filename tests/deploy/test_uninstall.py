@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
+from simulator import Trouble
 from tests.deploy.installation import OURS, ROOT, dump_lines, made, make, migrated, value
-from tests.engines import Server, start_postgres
-from tests.job import Connection, Job, install, read_qr, wait_until
-from tests.simulator import Trouble
+from tools.engines import Server, start_postgres
+from tools.job import Connection, Job, install, read_qr, wait_until
 
 JOBS = "select coalesce(array_agg(jobname order by jobname), '{}') from cron.job"
 ROLES = (

@@ -15,12 +15,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from db.order import MIGRATIONS
+from simulator import Simulator
 from tests.deploy.installation import RELEASES, ROOT, make, migrated, run_dist, run_sql_file
-from tests.engines import Server
-from tests.job import Job, read_qr
-from tests.simulator import Simulator
+from tools.engines import Server
+from tools.job import Job, read_qr
 
-MIGRATIONS = ROOT / "db" / "migrations"
 WAYS: dict[str, Callable[[str], object]] = {"migrate": migrated, "dist": run_dist}
 upgrades = pytest.mark.parametrize("way", WAYS)
 from_each_release = pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def frozen() -> dict[str, str]:
 def test_released_migrations_are_as_they_were_released() -> None:
     present = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in MIGRATIONS.glob("*.sql")
+        for path in MIGRATIONS
         if path.name in frozen()
     }
     assert present == frozen(), "a released migration is never edited: write a new one"
@@ -51,7 +51,7 @@ def test_every_migration_of_a_release_is_among_the_frozen_ones(release: str) -> 
 
 
 def test_a_new_migration_comes_after_the_released_ones() -> None:
-    new = {path.name for path in MIGRATIONS.glob("*.sql")} - frozen().keys()
+    new = {path.name for path in MIGRATIONS} - frozen().keys()
     assert all(name > max(frozen()) for name in new)
 
 
@@ -101,15 +101,15 @@ def test_an_upgrade_keeps_rows_settings_history_and_grants_and_the_job_goes_on(
         grant = "grant execute on function {} to {}"
         signature = job.value("select 'refresh_qr_codes'::regproc::regprocedure::text")
         connection.execute(sql.SQL(grant).format(sql.SQL(signature), sql.Identifier(app_role)))
-        rows = connection.execute("select * from evolution_instances order by id").fetchall()
+        columns = "id, instance_name, instance_token, instance_status, qr_code, last_qr_update,"
+        columns += " created_at, updated_at, tenant"
+        everything = f"select {columns} from evolution_instances order by id".encode()
+        rows = connection.execute(everything).fetchall()
         settings = job.value("select to_jsonb(s) from qr_refresh.settings as s")
 
         WAYS[way](empty_database)
 
-        columns = "id, instance_name, instance_token, instance_status, qr_code, last_qr_update,"
-        columns += " created_at, updated_at, tenant"
-        kept = connection.execute(f"select {columns} from evolution_instances order by id".encode())
-        assert kept.fetchall() == rows
+        assert connection.execute(everything).fetchall() == rows
         now = job.value("select to_jsonb(s) from qr_refresh.settings as s")
         assert {name: now[name] for name in settings} == settings
         assert job.value("select report from qr_refresh.runs") == report

@@ -11,10 +11,10 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from examples.live_page.server import serving
-from tests.job import Job
-from tests.page_role import create_page_role
-from tests.simulator.background import in_background
-from tests.simulator.picture import data_url, qr_text
+from simulator.background import in_background
+from simulator.picture import data_url, qr_text
+from tools.job import Job
+from tools.page_role import create_page_role
 
 CHROMIUM = Path("/usr/bin/chromium")
 # Chromium asks for hosts of its own at every start, which no test needs.

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from tests.engines import ROOT, Server
-from tests.job import read_qr
+from tools.engines import ROOT, Server
+from tools.job import read_qr
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def demo(server: Server) -> Iterator[subprocess.Popen[str]]:
     if server.engine == "url":
         pytest.skip("takes a server of its own: PG=docker or PG=local runs it")
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.demo_live"],
+        [sys.executable, "-m", "tools.demo_live"],
         cwd=ROOT,
         env={**os.environ, "PG": server.engine},
         stdout=subprocess.PIPE,

@@ -16,13 +16,13 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from examples.live_page import board
 from examples.live_page.server import serving
-from tests.engines import start_postgres
-from tests.job import Job, install, wait_until
+from simulator.background import in_background
+from simulator.instance import ROTATION
+from simulator.picture import data_url, qr_text
 from tests.live_page.conftest import add_with_code, opened
-from tests.page_role import create_page_role
-from tests.simulator.background import in_background
-from tests.simulator.instance import ROTATION
-from tests.simulator.picture import data_url, qr_text
+from tools.engines import start_postgres
+from tools.job import Job, install, wait_until
+from tools.page_role import create_page_role
 
 LIVE, EXPIRED, WAITING, CONNECTED = "Live", "Expired", "Waiting for a code", "Connected"
 

@@ -22,12 +22,12 @@ import requests
 
 from examples.live_page import board
 from examples.live_page.server import serving
-from tests.engines import ROOT, Server
-from tests.job import Connection, Job, install, wait_until
+from simulator.background import in_background
+from simulator.picture import data_url, qr_text
 from tests.live_page.conftest import add_with_code
-from tests.page_role import CREATE_ROLE, create_page_role
-from tests.simulator.background import in_background
-from tests.simulator.picture import data_url, qr_text
+from tools.engines import ROOT, Server
+from tools.job import Connection, Job, install, wait_until
+from tools.page_role import CREATE_ROLE, create_page_role
 
 TOKEN = "a-token-of-enough-characters"
 

@@ -1,0 +1,1 @@
+"""What is installed into a database (SQL), and the programs that do it."""

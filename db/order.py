@@ -1,0 +1,50 @@
+"""The order in which everything is installed, written down once: deploy, dist and tests use it.
+
+First the migrations, by their names, and only those that the database has not had. Then, with each
+installation, the functions, room by room, the views, and who owns and may use all of it. Within a
+room the order does not matter.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DB = ROOT / "db"
+
+# The folders of db/functions. A function in SQL and a view need what they call to be there; a
+# function in PL/pgSQL or PL/Python needs it only when it is called.
+ROOMS = (
+    "http",
+    "choosing",
+    "storing",
+    "pacing",
+    "job",
+    "live",
+    "schedule",
+    "monitoring",
+    "doctor",
+)
+VIEW_NAMES = ("status", "alerts", "health", "metrics")
+
+CHECK_TABLE = DB / "check_table.sql"
+MIGRATIONS = sorted((DB / "migrations").glob("*.sql"))
+FUNCTIONS = [path for room in ROOMS for path in sorted((DB / "functions" / room).glob("*.sql"))]
+VIEWS = [DB / "views" / f"{name}.sql" for name in VIEW_NAMES]
+PRIVILEGES = DB / "privileges.sql"
+UNINSTALL = DB / "uninstall.sql"
+
+# What every installation runs after the migrations.
+REPEATED = [*FUNCTIONS, *VIEWS, PRIVILEGES]
+
+
+def function(name: str) -> Path:
+    """Return the file of a function, which has its name.
+
+    Raises:
+        LookupError: there is no such file.
+    """
+    for path in FUNCTIONS:
+        if path.stem == name:
+            return path
+    raise LookupError(f"no file {name}.sql in the rooms of db/functions: {', '.join(ROOMS)}")

@@ -1,0 +1,194 @@
+"""One WhatsApp instance of the simulated Evolution API: its states and its QR codes in time."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from simulator.answers import Answer, Trouble
+
+StateName = Literal["close", "connecting", "open", "not_in_memory"]
+FlavourName = Literal["v1", "v2"]
+Reaction: TypeAlias = Answer | Trouble | None
+
+ROTATION = 45.0  # seconds that a QR lives
+QRS_PER_SOCKET = 6  # after so many WhatsApp ends the socket and Evolution opens the next
+QR_LIMIT = 30  # after so many Evolution gives up
+CLOSED_WHILE_RECONNECTING = 0.03  # seconds in state `close`
+RECONNECT = 0.2  # seconds from the end of a socket's last QR to the first of the next socket
+CONNECT_SLEEP = {"v1": 5.0, "v2": 2.0}  # seconds that connect sleeps where it found `close`
+
+
+@dataclass(frozen=True, slots=True)
+class QrCode:
+    """A QR code: its text, and the how manieth of its cycle it is (from 1)."""
+
+    code: str
+    count: int
+
+
+class Instance:
+    """The state of one instance; everything in it follows from the clock and from what is called.
+
+    Not safe for threads by itself: the server guards it with its lock.
+
+    Attributes:
+        name: The name, in any characters.
+        token: What the header `apikey` must hold.
+        flavour: `v1` (1.8.6) or `v2` (2.3.6).
+        sockets_opened: How many WhatsApp sockets connect calls have opened.
+        qr_delay: Seconds from a new socket to its first QR; `math.inf` for never.
+        stale_for: Seconds for which a used QR is handed out after logout and connect, until
+            WhatsApp gives a new one.
+        answer_with: Answers connect in place of the simulation, before any check of the key: an
+            Answer, a Trouble, or a function of this instance that returns one of them or None for
+            the ordinary answer. None (the start): the simulation answers.
+        answer_state_with: The same for connectionState.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        token: str,
+        *,
+        now: Callable[[], float],
+        qr_texts: Callable[[int], str],
+        state: StateName = "connecting",
+        flavour: FlavourName = "v2",
+        rotation: float = ROTATION,
+        qr_delay: float = 0.0,
+        qr_age: float = 0.0,
+    ) -> None:
+        """Make an instance.
+
+        Args:
+            name: As the attribute.
+            token: As the attribute.
+            now: Returns the time in seconds.
+            qr_texts: Returns the text of the instance's QR number n, from 1 over its whole life.
+            state: The state to begin in. In `connecting` the first QR comes after `qr_delay`.
+            flavour: As the attribute.
+            rotation: Seconds that a QR lives.
+            qr_delay: As the attribute.
+            qr_age: Seconds that the first QR has been there already, in state `connecting`.
+
+        Raises:
+            ValueError: If the state, the flavour or the rotation is not a possible one.
+        """
+        if state not in get_args(StateName):
+            raise ValueError(f"unknown state {state!r}; use one of {get_args(StateName)}")
+        if flavour not in get_args(FlavourName):
+            raise ValueError(f"unknown flavour {flavour!r}; use one of {get_args(FlavourName)}")
+        if rotation <= 0:
+            raise ValueError(f"a QR cannot live {rotation} seconds")
+        self.name = name
+        self.token = token
+        self.flavour: FlavourName = flavour
+        self.sockets_opened = 0
+        self.qr_delay = qr_delay
+        self.stale_for = math.inf
+        self.answer_with: Reaction | Callable[[Instance], Reaction] = None
+        self.answer_state_with: Reaction | Callable[[Instance], Reaction] = None
+        self._now = now
+        self._qr_texts = qr_texts
+        self._rotation = rotation
+        self._whatsapp_reachable = True
+        self._texts_used = 0
+        # The last QR of the cycle before, which Evolution hands out until a new one arrives.
+        self._left_over: QrCode | None = None
+        self._left_over_is_used = False
+        # While a QR cycle runs the state follows from its start; `_idle_state` counts otherwise.
+        self._first_qr_at: float | None = None
+        self._idle_state: StateName = state
+        if state == "connecting":
+            self._first_qr_at = now() + qr_delay - qr_age
+
+    @property
+    def state(self) -> StateName:
+        """The state now."""
+        return self._look()[0]
+
+    @property
+    def qr(self) -> QrCode | None:
+        """The QR that Evolution holds now, whether it still works or not; None without one."""
+        return self._look()[1]
+
+    def connect(self) -> StateName:
+        """Do what a connect call does at once, and return the state that it found.
+
+        In `close` this opens a WhatsApp socket, and the caller must sleep before it answers with
+        `qr`.
+        """
+        found = self.state
+        if found == "close":
+            self.sockets_opened += 1
+            if self._whatsapp_reachable and self._first_qr_at is None:
+                delay = self.stale_for if self._left_over_is_used else self.qr_delay
+                self._first_qr_at = self._now() + delay
+                self._left_over_is_used = False
+        return found
+
+    def scan(self) -> None:
+        """Scan the current QR with a phone: the state becomes `open`.
+
+        Raises:
+            ValueError: If the instance is not connecting or has no QR.
+        """
+        state, qr = self._look()
+        if state != "connecting" or qr is None:
+            raise ValueError(f"instance {self.name!r} has no QR code to scan (state {state})")
+        self._end_cycle("open", qr)
+        self._left_over_is_used = True
+
+    def logout(self) -> None:
+        """End the session: the state becomes `close`, and the last QR stays behind.
+
+        Raises:
+            ValueError: If the instance is neither open nor connecting.
+        """
+        state, qr = self._look()
+        if state not in ("open", "connecting"):
+            raise ValueError(f"instance {self.name!r} is not connected (state {state})")
+        self._end_cycle("close", qr)
+
+    def lose_whatsapp(self) -> None:
+        """Make WhatsApp unreachable: every socket ends, and connect gets no QR any more."""
+        self._whatsapp_reachable = False
+        state, qr = self._look()
+        if state != "not_in_memory":
+            self._end_cycle("close", qr)
+            self._left_over = None
+
+    def find_whatsapp(self) -> None:
+        """Make WhatsApp reachable again: the next connect call begins a QR cycle."""
+        self._whatsapp_reachable = True
+
+    def _look(self) -> tuple[StateName, QrCode | None]:
+        """Return the state and the QR of this moment; a cycle that has run out ends here."""
+        if self._first_qr_at is None:
+            return self._idle_state, self._left_over
+        elapsed = self._now() - self._first_qr_at
+        if elapsed < 0:
+            return "connecting", self._left_over
+        socket_life = QRS_PER_SOCKET * self._rotation
+        socket, on_socket = divmod(elapsed, socket_life + RECONNECT)
+        nth_of_socket = min(int(on_socket // self._rotation), QRS_PER_SOCKET - 1) + 1
+        count = int(socket) * QRS_PER_SOCKET + nth_of_socket
+        reconnecting_since = on_socket - socket_life
+        if count > QR_LIMIT or (count == QR_LIMIT and reconnecting_since >= 0):
+            self._end_cycle("close", self._nth_qr(QR_LIMIT))
+            return self._idle_state, self._left_over
+        state: StateName = "connecting"
+        if 0 <= reconnecting_since < CLOSED_WHILE_RECONNECTING:
+            state = "close"
+        return state, self._nth_qr(count)
+
+    def _nth_qr(self, count: int) -> QrCode:
+        return QrCode(self._qr_texts(self._texts_used + count), count)
+
+    def _end_cycle(self, state: StateName, left_over: QrCode | None) -> None:
+        if self._first_qr_at is not None and left_over is not None:
+            self._texts_used += left_over.count
+        self._first_qr_at = None
+        self._idle_state = state
+        self._left_over = left_over

@@ -1,0 +1,152 @@
+"""What the kernel knows of a backend (threads, sockets, memory, signals), and what troubles one.
+
+The troubles: a resolver that hangs, a port that answers nobody or refuses, a file on the server.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import secrets
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import psycopg
+import pytest
+
+from tools.engines import Server
+from tools.job import Connection, wait_until
+
+# A name is resolved by a thread that waits here. Real ones wait in the C library for a name server
+# that does not answer; that cannot be arranged without being root where the server runs. What is
+# simulated is only the waiting: nothing from outside can end it before it ends by itself.
+SLOW_RESOLVER = """
+    import socket, threading
+    GD['released'] = threading.Event()
+    GD['getaddrinfo'] = socket.getaddrinfo
+    def slow(*arguments, **options):
+        GD['released'].wait(60)
+        return GD['getaddrinfo'](*arguments, **options)
+    socket.getaddrinfo = slow
+"""
+RELEASED_RESOLVER = """
+    import socket
+    socket.getaddrinfo = GD['getaddrinfo']
+    GD['released'].set()
+"""
+
+
+# IPv6 is not everywhere; what is simulated is only that this address leads to the server.
+ADDRESS_OF = """
+    import socket
+    resolve = socket.getaddrinfo
+    socket.getaddrinfo = lambda host, port, **options: resolve({host!r}, {port}, **options)
+"""
+
+
+def run_python(connection: Connection, body: str) -> str:
+    """Run a PL/Python block in this session, and return the last thing it passes to plpy.notice."""
+    notices: list[str] = [""]
+
+    def keep(notice: psycopg.errors.Diagnostic) -> None:
+        notices.append(notice.message_primary or "")
+
+    block = f"do language plpython3u $python$\n{dedent(body)}\n$python$"
+    connection.add_notice_handler(keep)
+    try:
+        connection.execute(block.encode())
+    finally:
+        connection.remove_notice_handler(keep)
+    return notices[-1]
+
+
+def threads(connection: Connection, pid: int | None = None) -> int:
+    """Count the threads of this session's backend, or of another one's."""
+    folder = f"/proc/{pid or 'self'}/task"
+    return int(run_python(connection, f"import os; plpy.notice(len(os.listdir('{folder}')))"))
+
+
+def sockets(connection: Connection) -> int:
+    """Count the sockets of this session's backend."""
+    body = """
+        import os
+        def is_socket(fd):
+            try:
+                return os.readlink('/proc/self/fd/' + fd).startswith('socket:')
+            except OSError:
+                return False
+        plpy.notice(sum(map(is_socket, os.listdir('/proc/self/fd'))))
+    """
+    return int(run_python(connection, body))
+
+
+def wait_for_threads(watcher: Connection, pid: int, workers: int) -> None:
+    """Wait until a backend has its main thread and so many others."""
+    wait_until(lambda: threads(watcher, pid) >= 1 + workers, f"{workers} requests under way")
+
+
+def wait_for_threads_to_end(connection: Connection, left: int = 0) -> None:
+    """Wait until the backend has its main thread and so many others.
+
+    A thread that Python has joined is there for a moment more, until the kernel has done with it.
+    """
+    what = f"no more than {left} threads beside the main one"
+    wait_until(lambda: threads(connection) == 1 + left, what, timeout=5)
+
+
+def memory(connection: Connection, line: str) -> int:
+    """Return a line of the backend's /proc/self/status, such as VmRSS or VmHWM, in bytes."""
+    body = f"""
+        for line in open('/proc/self/status'):
+            if line.startswith('{line}:'):
+                plpy.notice(line.split()[1])
+    """
+    return int(run_python(connection, body)) * 1024
+
+
+def forget_peak_memory(connection: Connection) -> None:
+    """Let VmHWM of this session's backend begin anew."""
+    run_python(connection, "open('/proc/self/clear_refs', 'w').write('5')")
+
+
+@contextlib.contextmanager
+def file_on_server(server: Server, content: str, path: str | None = None) -> Iterator[str]:
+    """Put a file where the server runs, which its operating system user can read."""
+    if server.engine == "url":
+        pytest.skip("a file cannot be put on the server of DATABASE_URL")
+    # Not pytest's own temporary folder: it is closed to the user postgres.
+    path = path or f"/tmp/refresh-qr-codes-{secrets.token_hex(8)}"
+    if server.engine == "docker":
+        encoded = base64.b64encode(content.encode()).decode()
+        server.run_as_root(["sh", "-c", f"echo {encoded} | base64 -d > {path}"])
+        yield path
+        server.run_as_root(["rm", path])
+    else:
+        Path(path).write_text(content)
+        try:
+            Path(path).chmod(0o644)
+            yield path
+        finally:
+            Path(path).unlink()
+
+
+@contextlib.contextmanager
+def refusing_port(host: str) -> Iterator[int]:
+    """Hold a port at which connections are refused: no other program can come to listen there."""
+    with socket.socket() as held:
+        held.bind((host, 0))
+        yield held.getsockname()[1]
+
+
+@contextlib.contextmanager
+def full_backlog(host: str) -> Iterator[int]:
+    """Listen on a port whose queue is full: whoever connects now waits. Yields the port."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((host, 0), backlog=0))
+        for _ in range(8):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]

@@ -1,0 +1,215 @@
+"""`make freshness`: how much of the time the stored QR code is the one that works.
+
+The same simulated instances are served in real time by live mode, by the job once a minute and by a
+run every five seconds, each with a database and a simulated server of its own, side by side. Every
+half second each stored QR code is compared with the one that the server then serves.
+
+Environment: FRESHNESS_SECONDS (300), FRESHNESS_INSTANCES (50), FRESHNESS_HANGING (0,
+instances beside those that never answer), FRESHNESS_WORKERS (1, for live mode), FRESHNESS_MODES
+(live minute 5s).
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import statistics
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import psycopg
+
+from simulator import Simulator, Trouble, running_simulator
+from simulator.instance import ROTATION
+from simulator.picture import data_url
+from tools.engines import Server, engine_errors_in_words, start_postgres
+from tools.job import install, wait_until
+
+SAMPLE_EVERY = 0.5  # seconds
+SAMPLED = 50  # instances; more would load the machine with looking
+MODES = {"live": "live mode", "minute": "once a minute", "5s": "every 5 seconds"}
+
+
+@dataclass
+class Mode:
+    """One way to run the job, with what was seen of it."""
+
+    name: str
+    dbname: str
+    simulator: Simulator
+    connection: psycopg.Connection[tuple[object, ...]]
+    good: int = 0
+    samples: int = 0
+    cpu_ticks: dict[int, int] = field(default_factory=dict)
+
+    def sample(self) -> None:
+        """Compare what is stored with what is served, and read the job's CPU time."""
+        answering = [i for i in self.simulator.instances if i.answer_with is None]
+        served = {
+            instance.name: self.simulator.current_code(instance.name)
+            for instance in answering[:: max(1, len(answering) // SAMPLED)]
+        }
+        rows = self.connection.execute(
+            "select instance_name, qr_code from evolution_instances where instance_name = any(%s)",
+            (list(served),),
+        ).fetchall()
+        # Read again: one that changed in between is no sample.
+        for name, stored in rows:
+            code = served[str(name)]
+            if code is not None and code == self.simulator.current_code(str(name)):
+                self.samples += 1
+                self.good += stored == data_url(code)
+        for pid, ticks in self.connection.execute("select * from pg_temp.cpu_ticks()"):
+            self.cpu_ticks[int(str(pid))] = int(str(ticks))
+
+    def calls(self) -> tuple[float, int]:
+        """Return the calls per instance in 45 seconds: the mean and the most."""
+        times = defaultdict(list)
+        for request in self.simulator.requests:
+            times[request.instance_name].append(request.time)
+        first = min(t[0] for t in times.values())
+        last = max(t[-1] for t in times.values())
+        mean = statistics.mean(len(t) for t in times.values()) * ROTATION / (last - first)
+        most = max(
+            position - bisect.bisect_right(t, now - ROTATION) + 1
+            for t in times.values()
+            for position, now in enumerate(t)
+        )
+        return mean, most
+
+
+def prepare(server: Server, stack: ExitStack, name: str, instances: int, hanging: int) -> Mode:
+    """Make the database and the simulated server of one mode, and start its job."""
+    dbname = "postgres" if name == "live" else f"coverage_{name}"
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        if name == "live":
+            admin.execute("create extension if not exists pg_cron")
+        else:
+            admin.execute(f"create database {dbname}".encode())
+    install(server.dsn(dbname))
+    simulator = stack.enter_context(running_simulator(server.listen_host))
+    if instances > SAMPLED:
+        simulator.add_instances(instances, spread=True)
+    else:
+        for number in range(instances):
+            simulator.add_instance(
+                f"instance-{number}",
+                f"token-instance-{number}",
+                qr_age=ROTATION * number / instances,
+            )
+    for number in range(hanging):
+        instance = simulator.add_instance(f"hangs-{number}", f"token-hangs-{number}")
+        instance.answer_with = instance.answer_state_with = Trouble.HANG
+    connection = stack.enter_context(psycopg.connect(server.dsn(dbname), autocommit=True))
+    connection.execute(
+        "update qr_refresh.settings set evolution_api_base_url = %s, log_detail = 'off',"
+        " max_concurrency = 32",
+        (server.as_reached(simulator.base_url),),
+    )
+    connection.cursor().executemany(
+        "insert into evolution_instances (instance_name, instance_token, instance_status)"
+        " values (%s, %s, 'connecting')",
+        [(instance.name, instance.token) for instance in simulator.instances],
+    )
+    connection.execute("vacuum analyze evolution_instances")
+    # In the server, because a container has process numbers of its own.
+    connection.execute(
+        """
+        create function pg_temp.cpu_ticks() returns table (pid integer, ticks bigint)
+        language plpython3u as $$
+            import contextlib
+            for row in plpy.execute(
+                "select pid from pg_stat_activity"
+                " where datname = current_database() and pid <> pg_backend_pid()"
+                " and (query like '%qr_refresh.live(%' or query like '%refresh_qr_codes(%')"
+            ):
+                with contextlib.suppress(OSError):
+                    fields = open(f"/proc/{row['pid']}/stat").read().rpartition(")")[2].split()
+                    yield row["pid"], int(fields[11]) + int(fields[12])
+        $$
+        """
+    )
+    return Mode(name, dbname, simulator, connection)
+
+
+@contextmanager
+def job_running(server: Server, mode: Mode, workers: int) -> Iterator[None]:
+    """Let the job run in this mode while the block lasts."""
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        if mode.name == "live":
+            admin.execute("select qr_refresh.schedule('live', %s)", (workers,))
+        elif mode.name == "minute":
+            admin.execute(
+                "select cron.schedule_in_database"
+                "('plain', '* * * * *', 'SELECT refresh_qr_codes()', %s)",
+                (mode.dbname,),
+            )
+        stop = threading.Event()
+
+        def run_every_five_seconds() -> None:
+            with psycopg.connect(server.dsn(mode.dbname), autocommit=True) as connection:
+                while not stop.is_set():
+                    begun_at = time.monotonic()
+                    connection.execute("select refresh_qr_codes()")
+                    stop.wait(5 - (time.monotonic() - begun_at))
+
+        thread = threading.Thread(target=run_every_five_seconds)
+        if mode.name == "5s":
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            if mode.name == "5s":
+                thread.join()
+            elif mode.name == "live":
+                admin.execute("select qr_refresh.unschedule()")
+            else:
+                admin.execute("select cron.unschedule('plain')")
+
+
+def main() -> None:
+    """Print one table."""
+    seconds = float(os.environ.get("FRESHNESS_SECONDS", "300"))
+    instances = int(os.environ.get("FRESHNESS_INSTANCES", "50"))
+    hanging = int(os.environ.get("FRESHNESS_HANGING", "0"))
+    workers = int(os.environ.get("FRESHNESS_WORKERS", "1"))
+    names = os.environ.get("FRESHNESS_MODES", "live minute 5s").split()
+    with start_postgres(own=True) as server, ExitStack() as stack:
+        print(
+            f"PostgreSQL {server.version}, engine {server.engine}: {instances} instances in every"
+            f" phase of a QR code, {hanging} more that hang, {seconds:.0f} s",
+            flush=True,
+        )
+        modes = [prepare(server, stack, name, instances, hanging) for name in names]
+        for mode in modes:
+            stack.enter_context(job_running(server, mode, workers))
+        # From the first run on: before it nothing is stored. pg_cron begins with a minute.
+        wait_until(
+            lambda: all(mode.simulator.total_requests for mode in modes), "calls by every mode", 70
+        )
+        begun_at = time.monotonic()
+        next_sample = begun_at + SAMPLE_EVERY
+        while next_sample < begun_at + seconds:
+            time.sleep(max(0.0, next_sample - time.monotonic()))
+            next_sample += SAMPLE_EVERY
+            for mode in modes:
+                mode.sample()
+
+        print("\n                 current QR   calls / 45 s, mean (most)   CPU of its sessions")
+        for mode in modes:
+            mean, most = mode.calls()
+            cpu = sum(mode.cpu_ticks.values()) / os.sysconf("SC_CLK_TCK") / seconds
+            print(
+                f"{MODES[mode.name]:15}  {mode.good / mode.samples:9.1%}"
+                f"   {mean:19.1f} ({most:4})   {cpu:19.1%}"
+            )
+
+
+if __name__ == "__main__":
+    with engine_errors_in_words():
+        main()
