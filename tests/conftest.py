@@ -11,8 +11,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from simulator import Simulator, running_simulator
-from simulator.hostile import HostileServer, running_hostile_server
+from simulator import Simulator
+from simulator.hostile import HostileServer
+from tests.evolution_api import hostile_server_for, simulator_for
 from tools.engines import BorrowedServerError, EngineError, Server, start_postgres
 from tools.job import Connection, Job, install
 
@@ -108,8 +109,7 @@ def connect(database: str) -> Iterator[Callable[[], Connection]]:
 @pytest.fixture
 def simulator(server: Server) -> Iterator[Simulator]:
     """An Evolution API that the database server reaches."""
-    with running_simulator(server.listen_host) as running:
-        running.base_url = server.as_reached(running.base_url)
+    with simulator_for(server) as running:
         yield running
 
 
@@ -123,16 +123,14 @@ def job(connect: Callable[[], Connection], simulator: Simulator) -> Job:
 
 @pytest.fixture
 def hostile_server(server: Server) -> Iterator[HostileServer]:
-    with running_hostile_server(server.listen_host) as running:
-        running.base_url = server.as_reached(running.base_url)
+    with hostile_server_for(server) as running:
         yield running
 
 
 @pytest.fixture
 def stalled_tls_server(server: Server) -> Iterator[HostileServer]:
     """Accepts connections and never begins the TLS handshake."""
-    with running_hostile_server(server.listen_host, never_handshake=True) as running:
-        running.base_url = server.as_reached(running.base_url)
+    with hostile_server_for(server, never_handshake=True) as running:
         yield running
 
 
