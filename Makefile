@@ -84,8 +84,8 @@ lint: $(VENV)/complete dist ## check Python, the Python inside the SQL, the SQL 
 	$(VENV)/bin/mypy $(PYTHON_FILES) build
 	$(VENV)/bin/sqlfluff lint --disable-progress-bar db examples
 	@# pgspot sees the whole installation, in its order and with its search_path. Not asked for:
-	@# PS002, because `create or replace` is how functions are deployed; each file sets the owner at
-	@# once, in the same transaction. PS010, because dbmate creates its schema before the migrations.
+	@# PS002, because `create or replace` is how functions are deployed; privileges.sql sets the owner
+	@# in the same transaction. PS010, because dbmate creates its schema before the migrations.
 	@# qr_refresh.live() commits, which a procedure with a search_path of its own cannot.
 	@# It fails on a DO block in PL/Python and has no option for that, so those are left out.
 	sed '/^do language plpython3u \$$\$$$$/,/^\$$\$$;$$/d' dist/qr_refresh.sql > build/pgspot.sql
