@@ -227,7 +227,7 @@ def test_the_most_calls_at_a_time_counts_for_each_server(
     assert [s.peak_concurrency for s in (job.simulator, second_simulator)] == [3, 3]
 
 
-# A resolver that waits for one name only; tests/database/backend.py says what that simulates.
+# A resolver that waits for one name only; tools/backend.py says what that simulates.
 SLOW_FOR_ONE_NAME = """
     import socket, threading
     GD['released'] = threading.Event()
