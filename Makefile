@@ -55,6 +55,9 @@ test: setup ## run the tests; PG=docker, local or url chooses the PostgreSQL, AR
 	@tools/install_packages.sh browser
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
+.PHONY: test-all
+test-all: test ## run every test, also those that a mark calls slow
+
 .PHONY: fuzz
 fuzz: $(VENV)/complete ## try what reads the answers on FUZZ_EXAMPLES=10000 made-up ones
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-10000} $(VENV)/bin/python -m pytest tests/http/test_read_answer_fuzz.py

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -28,10 +29,10 @@ OLD_QR = PNG_URL + "iVBORw0KGgo="
 STORED = {"success": True, "qr_updated": True}
 
 
-def install(url: str) -> None:
-    """Install every migration, function and privilege into a database, in one transaction."""
+def install(url: str, paths: Sequence[Path] = (*MIGRATIONS, *REPEATED)) -> None:
+    """Run the files of an installation in a database, in one transaction; without paths all."""
     with psycopg.connect(url) as connection:
-        for path in (*MIGRATIONS, *REPEATED):
+        for path in paths:
             connection.execute(path.read_bytes())
 
 

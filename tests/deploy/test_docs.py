@@ -27,6 +27,7 @@ LINKING = (
     "docs/scaling.md",
     "SECURITY.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "examples/live_page/README.md",
 )
 URL = "postgresql://postgres:secret@127.0.0.1:5432/postgres"
