@@ -136,6 +136,10 @@ watch: $(VENV)/complete ## show the connecting instances and alerts, live until 
 dist: $(VENV)/complete ## write dist/qr_refresh.sql, the whole installation as one SQL file
 	@$(VENV)/bin/python -m db.deploy dist
 
+.PHONY: release
+release: $(VENV)/complete ## write dist/qr_refresh-VERSION.sql, and the same for migration tools, with checksums
+	@$(VENV)/bin/python -m db.dist release
+
 .PHONY: uninstall
 uninstall: $(VENV)/complete ## remove the job from a database; the application's table stays: DATABASE_URL=postgresql://...
 	@$(VENV)/bin/python -m db.deploy uninstall
