@@ -15,6 +15,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from db.order import (
     CHECK_TABLE,
@@ -50,9 +51,14 @@ def write_release() -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write one file, with the same bytes on every system."""
+    """Write one file, with the same bytes on every system; a reader sees the old one or the new."""
     path.parent.mkdir(exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="\n")
+    with NamedTemporaryFile(
+        "w", dir=path.parent, encoding="utf-8", newline="\n", delete=False
+    ) as file:
+        file.write(text)
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(path)
     print(f"Wrote {path.relative_to(ROOT)}")
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.installation import ROOT, dump_lines, make
+from db.order import ROOT
+from tests.deploy.installation import dump_lines, make
 from tools.engines import Server
 
 

@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from tests.deploy.installation import OURS, ROOT, migrated, value
+from db.order import ROOT
+from tests.deploy.installation import OURS, migrated, value
 
 pytestmark = pytest.mark.migration_tools
 

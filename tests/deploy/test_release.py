@@ -12,7 +12,8 @@ import psycopg
 import pytest
 
 from db import dist
-from tests.deploy.installation import OURS, RELEASES, ROOT, make, migrated, run_sql_file, value
+from db.order import ROOT
+from tests.deploy.installation import OURS, RELEASES, make, migrated, run_sql_file, value
 from tools.engines import Server
 
 # What each tool looks for in a file, also inside quotes.
