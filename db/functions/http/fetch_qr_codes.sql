@@ -21,107 +21,157 @@ returns table (
 language plpython3u volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
 as $python$
-    import ctypes
+    import contextlib
+    import json
     import os
-    import queue
+    import select
+    import subprocess
+    import sys
     import time
-    from pathlib import Path
     from typing import Any
 
-    tick = 0.05  # seconds until a cancel or a deadline is noticed
+    tick = 0.05  # seconds until a cancel is noticed
+    grace = 1.0  # seconds after the end of a run, for a client that has much to tell
+    most_calls = 512  # at a time, to all servers together
+    most_late = 8  # threads that a client may have left behind before another takes its place
     run_ends = time.monotonic() + run_timeout
+    # With less time left than this a call is not begun: it comes first in the next run.
+    shortest = min(0.5, request_timeout / 4)
 
+    def client() -> dict[str, Any]:
+        """The client of this session; where there is none of today's program, a new one."""
+        program = plpy.execute("select qr_refresh.evolution_client() as text")[0]["text"]
+        kept: dict[str, Any] | None = SD.get("client")
+        if kept and kept["program"] == program and kept["late"] <= most_late:
+            return kept
+        end_client()
+        python = f"{sys.exec_prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+        try:
+            process = subprocess.Popen(
+                # -I: no environment variable and no folder of others decides what is imported.
+                [python, "-I", "-c", program],
+                bufsize=0,
+                cwd="/",
+                env={"PATH": "/usr/bin:/bin"},
+                start_new_session=True,  # a signal for our process group is not for the client
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as e:
+            plpy.error(
+                "the HTTP client cannot be started",
+                detail=f"Starting Python failed: {e.strerror}.",
+                hint=f"The system user of PostgreSQL must be able to run {python}",
+                sqlstate="QR010",
+            )
+        SD["client"] = {"process": process, "program": program, "late": 0, "works": False}
+        # It reads as fast as it can, but not before it has started.
+        os.set_blocking(process.stdin.fileno(), False)
+        return client()
+
+    def end_client() -> None:
+        """Ends it at once, whatever it is asking; leaves no zombie."""
+        if "client" in SD:
+            process = SD.pop("client")["process"]
+            process.kill()
+            process.stdin.close()
+            process.stdout.close()
+            process.wait()
+
+    results: list[tuple[str, str, str | None, str | None, float, bool | None]] = []
+    todo: dict[str, list[int]] = {}  # of each server, the last one first
     if "plan" not in SD:
         SD["plan"] = plpy.prepare(
             "select qr_refresh.instance_problem(i.name, i.token) as problem"
             " from unnest($1, $2) as i (name, token)",
             ["text[]", "text[]"],
         )
-    Row = tuple[str, str, str | None, str | None, float, bool | None]  # as returned
-    results: list[Row] = []
-    remaining = 0
     for i, row in enumerate(plpy.execute(SD["plan"], [instance_names, instance_tokens])):
         problem = row["problem"] or (None if base_urls[i] else "Evolution server is unknown")
         outcome = "failed" if problem else "not_attempted"
-        remaining += not problem
         results.append((instance_names[i], outcome, None, problem, 0.0, False))
-    if not remaining:
-        return results
+        if not problem:
+            todo.setdefault(base_urls[i], []).append(i)
 
-    # Imports requests, so only where there is something to ask. Each run defines anew, so that a
-    # deploy reaches sessions that are open.
-    plpy.execute(
-        "select qr_refresh.define_answer_reader(), qr_refresh.define_evolution_call(),"
-        " qr_refresh.define_evolution_server(), qr_refresh.define_http_adapter(),"
-        " qr_refresh.define_http_client(), qr_refresh.define_tls_trust()"
-    )
-    # Not a SimpleQueue: a signal just when the time-out ends makes its get() wait for ever.
-    done: queue.Queue[tuple[Any, ...]] = queue.Queue()
-    servers: dict[str, Any] = {}
-    for i, result in enumerate(results):
-        if result[1] == "not_attempted":
-            if base_urls[i] not in servers:
-                servers[base_urls[i]] = GD["qr_refresh.EvolutionServer"](
-                    base_urls[i], request_timeout, run_ends, done
-                )
-            servers[base_urls[i]].calls.append(
-                (i, instance_names[i], instance_tokens[i], check_state[i], connect_on_close[i])
+    for positions in todo.values():
+        positions.reverse()
+    # All servers together get so many places at most, and each of them one at least.
+    wanted = sum(min(max_concurrency, len(positions)) for positions in todo.values())
+    share = min(1, most_calls / max(wanted, 1))
+    places = {url: max(1, int(min(max_concurrency, len(ps)) * share)) for url, ps in todo.items()}
+    under_way: dict[int, str] = {}  # the server of each position
+
+    def next_calls() -> bytes:
+        """What there is a place for, a line each."""
+        lines = b""
+        now = time.monotonic()
+        for url, positions in todo.items():
+            while positions and places[url] and now + shortest < run_ends:
+                i = positions.pop()
+                places[url] -= 1
+                under_way[i] = url
+                call = {"id": i, "base_url": url, "ca_file": ca_file}
+                call |= {"instance_name": instance_names[i], "instance_token": instance_tokens[i]}
+                call |= {"check_state": check_state[i], "connect_on_close": connect_on_close[i]}
+                call |= {"timeout": min(request_timeout, run_ends - now)}
+                lines += json.dumps(call).encode() + b"\n"
+        return lines
+
+    def keep(answer: dict[str, Any]) -> None:
+        i = answer["id"]
+        places[under_way.pop(i)] += 1
+        fields = ("outcome", "qr_code", "error", "elapsed", "reconnected")
+        results[i] = (instance_names[i], *(answer[field] for field in fields))
+
+    def converse(kept: dict[str, Any]) -> bool:
+        """Hands over calls and takes answers until all is done; False: the client has ended."""
+        to_client, from_client = kept["process"].stdin.fileno(), kept["process"].stdout.fileno()
+        outgoing = incoming = b""
+        while time.monotonic() < run_ends + grace:
+            outgoing += next_calls()
+            if not under_way:
+                break
+            readable, writable, _ = select.select(
+                [from_client], [to_client] if outgoing else [], [], tick
             )
+            # Here Postgres acts on a cancel, a time-out or a shutdown: blocked in Python it cannot.
+            plpy.execute("select 1")
+            with contextlib.suppress(BrokenPipeError):  # what it has answered can still be read
+                outgoing = outgoing[os.write(to_client, outgoing[:65536]) :] if writable else outgoing
+            if readable:
+                data = os.read(from_client, 1 << 20)
+                if not data:
+                    return False
+                *lines, incoming = (incoming + data).split(b"\n")
+                for line in lines:
+                    answer = json.loads(line)
+                    kept |= {"late": answer["late"], "works": True}
+                    keep(answer)
+        return True
 
-    # All servers together: so many more threads make every deadline late. A connection takes two
-    # descriptors; some are left to Postgres.
-    descriptors = os.sysconf("SC_OPEN_MAX") - len([*Path("/proc/self/fd").iterdir()]) - 64
-    most_workers = max(1, min(512, descriptors // 2))
-    workers = {server: min(max_concurrency, len(server.calls)) for server in servers.values()}
-    share = min(1, most_workers / sum(workers.values()))
-
-    # Postgres's own flags. A session that ends while threads are inside OpenSSL can crash the whole
-    # server, so the threads end first.
-    postgres = ctypes.CDLL(None)
-    interrupt_pending = ctypes.c_int.in_dll(postgres, "InterruptPending")
-    ends_pending = [
-        ctypes.c_int.in_dll(postgres, name)
-        for name in ("QueryCancelPending", "ProcDiePending", "TransactionTimeoutPending")
-        if hasattr(postgres, name)  # the last one since PostgreSQL 17
-    ]
-    client_check = ctypes.c_int.in_dll(postgres, "CheckClientConnectionPending")
-    postponed = 0
     try:
-        for server, wanted in workers.items():
-            server.start(max(1, int(wanted * share)), ca_file)
-        next_tick = 0.0
-        while remaining:
-            now = time.monotonic()
-            if now >= next_tick:
-                next_tick = now + tick
-                for server in servers.values():
-                    server.expire(now)
-                if any(flag.value for flag in ends_pending):
-                    break
-                if interrupt_pending.value:
-                    # client_connection_check_interval would end the session right here.
-                    postponed |= client_check.value
-                    client_check.value = 0
-                    # Other sessions may wait for an answer, such as one that drops a database.
-                    plpy.execute("select 1")
-                # In this order: a worker's last answer is there before the worker has ended.
-                if not any(server.is_at_work() for server in servers.values()) and done.empty():
-                    break
-            try:
-                i, *answer = done.get(timeout=tick)
-            except queue.Empty:
-                continue
-            remaining -= 1
-            results[i] = (instance_names[i], *answer)
+        while any(todo.values()) and time.monotonic() + shortest < run_ends:
+            kept = client()
+            has_ended = not converse(kept)
+            if not under_way:
+                break
+            end_client()
+            if has_ended and not kept["works"]:
+                plpy.error(
+                    "the HTTP client does not start",
+                    detail="Most often the Python library requests is missing or broken.",
+                    hint="As the system user of PostgreSQL: python3 -I -c 'import requests'",
+                    sqlstate="QR011",
+                )
+            for i in [*under_way]:
+                outcome = "failed" if has_ended else "timeout"
+                error = "HTTP client has ended" if has_ended else None
+                nothing = {"qr_code": None, "elapsed": 0.0, "reconnected": None}
+                keep({"id": i, "outcome": outcome, "error": error} | nothing)
     finally:
-        for server in servers.values():
-            server.stop()
-        for server in servers.values():
-            server.join(tick)
-    if postponed:
-        client_check.value = interrupt_pending.value = 1
-    # Here Postgres acts on a cancel, a time-out or a shutdown: blocked in Python it cannot.
-    plpy.execute("select 1")
+        if under_way:  # a cancel, or an error
+            end_client()
     return results
 $python$;
 
