@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
-PYTHON_FILES := db examples simulator tests tools
+PYTHON_FILES := conftest.py db examples simulator tests tools
 # As it was written: make would take a $ in a password for the beginning of a variable.
 ifdef DATABASE_URL
 override DATABASE_URL := $(value DATABASE_URL)
@@ -50,13 +50,17 @@ demo: setup ## show the whole job with a simulated Evolution API, in a throw-awa
 demo-live: setup ## show the QR codes in a browser as the job keeps them fresh, until Ctrl-C
 	@$(VENV)/bin/python -m tools.demo_live
 
+# Side by side, each with a server of its own: a test waits more than it computes.
+PYTEST = $(VENV)/bin/python -m pytest --numprocesses $${WORKERS:-$$((2 * $$(nproc)))} --dist loadfile
+
 .PHONY: test
-test: setup ## run the tests; PG=docker, local or url chooses the PostgreSQL, ARGS are pytest's
-	@tools/install_packages.sh browser
-	@$(VENV)/bin/python -m pytest $(ARGS)
+test: setup ## run the fast tests; PG=docker, local or url chooses the PostgreSQL, ARGS are pytest's
+	@$(PYTEST) --fast $(ARGS)
 
 .PHONY: test-all
-test-all: test ## run every test, also those that a mark calls slow
+test-all: setup ## run all tests, also those marked as slow
+	@tools/install_packages.sh browser
+	@$(PYTEST) $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(VENV)/complete ## try what reads the answers on FUZZ_EXAMPLES=10000 made-up ones
@@ -132,6 +136,10 @@ watch: $(VENV)/complete ## show the connecting instances and alerts, live until 
 dist: $(VENV)/complete ## write dist/qr_refresh.sql, the whole installation as one SQL file
 	@$(VENV)/bin/python -m db.deploy dist
 
+.PHONY: release
+release: $(VENV)/complete ## write dist/qr_refresh-VERSION.sql, and the same for migration tools, with checksums
+	@$(VENV)/bin/python -m db.dist release
+
 .PHONY: uninstall
 uninstall: $(VENV)/complete ## remove the job from a database; the application's table stays: DATABASE_URL=postgresql://...
 	@$(VENV)/bin/python -m db.deploy uninstall
@@ -143,4 +151,4 @@ base-image: ## make the Docker image debian:trixie-slim where no registry can be
 .PHONY: clean
 clean: ## remove everything that make has made here
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find $(PYTHON_FILES) -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +
