@@ -237,6 +237,7 @@ def test_a_job_that_fails_by_itself_is_to_be_tried_by_hand(cron_patient: Job) ->
     assert found["fix"].startswith("By hand, as the role of the job")
 
 
+@pytest.mark.engines
 def test_a_server_without_pg_cron_and_a_standby_are_recognised() -> None:
     with start_postgres(settings={"shared_preload_libraries": ""}) as bare:
         install(bare.dsn())
