@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import psycopg
+import pytest
 
 from tests.deploy.installation import value
 from tests.evolution_api import simulator_for
@@ -54,6 +55,7 @@ def test_a_database_restored_on_the_same_server_is_the_same(
     runs_on(empty_database, job)
 
 
+@pytest.mark.engines
 def test_a_database_moves_to_another_server_with_its_roles_and_its_schedule() -> None:
     with start_postgres(own=True) as old, simulator_for(old) as simulator:
         install(old.dsn())

@@ -255,6 +255,7 @@ def test_without_superuser_nothing_is_installed_and_the_message_says_what_to_do(
             admin.execute(f"drop role owner_of_{name}".encode())
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize(
     ("hidden", "message", "package"),
     [

@@ -32,6 +32,7 @@ def answers(dsn: str) -> bool:
     return True
 
 
+@pytest.mark.engines
 def test_two_servers_run_side_by_side_and_are_gone_afterwards(engine: str) -> None:
     with ExitStack() as stack:
         first, second = (stack.enter_context(start_postgres(engine)) for _ in range(2))
@@ -43,6 +44,7 @@ def test_two_servers_run_side_by_side_and_are_gone_afterwards(engine: str) -> No
     assert not answers(second.dsn())
 
 
+@pytest.mark.engines
 def test_settings_and_environment_reach_the_server_and_outlast_a_restart(engine: str) -> None:
     variable = "https://x.example/%v?quote='"
     settings = {"shared_preload_libraries": "", "cluster_name": "it's mine"}
@@ -61,6 +63,7 @@ def test_settings_and_environment_reach_the_server_and_outlast_a_restart(engine:
         assert server.log_text().count("database system is ready to accept connections") == 3
 
 
+@pytest.mark.engines
 def test_a_stopped_server_answers_again_after_its_start(engine: str) -> None:
     with start_postgres(engine) as server:
         server.stop("immediate")
@@ -70,6 +73,7 @@ def test_a_stopped_server_answers_again_after_its_start(engine: str) -> None:
         assert "was not properly shut down" in server.log_text()
 
 
+@pytest.mark.engines
 def test_a_server_ends_when_the_process_that_started_it_is_killed(engine: str) -> None:
     program = (
         "from tools.engines import start_postgres\n"
@@ -91,6 +95,7 @@ def test_a_server_ends_when_the_process_that_started_it_is_killed(engine: str) -
     wait_until(lambda: not answers(dsn), "the server of the killed process is gone", timeout=30)
 
 
+@pytest.mark.engines
 def test_a_setting_that_postgres_refuses_is_reported_with_its_log(engine: str) -> None:
     with (
         pytest.raises(EngineError, match="shared_buffers"),
