@@ -17,11 +17,10 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote, urlencode
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from db.connection import DeployError, connect, dbmate_environment, dbmate_url
 from db.order import CHECK_TABLE, FUNCTIONS, MIGRATIONS, REPEATED, ROOT, UNINSTALL, VIEWS
 
 MIGRATIONS_TABLE = "qr_refresh.schema_migrations"
@@ -37,14 +36,8 @@ LOCK_TIMEOUT = "5min"
 # The application waits for whoever waits for its table. A run of the job holds it for run_timeout.
 MIGRATION_LOCK_TIMEOUT = "1min"
 
-EXAMPLE = "DATABASE_URL=postgresql://postgres:secret@127.0.0.1:5432/postgres"
-
 # The commands that qr_refresh.schedule() gives to pg_cron.
 OUR_COMMANDS = "^(select|call) (public[.])?(refresh_qr_codes|qr_refresh[.][a-z_]+)[(]"
-
-
-class DeployError(Exception):
-    """The deployment cannot go on; the message says why, and what to do."""
 
 
 def migrate(url: str) -> None:
@@ -63,43 +56,13 @@ def migrate(url: str) -> None:
         with connection.transaction(force_rollback=True):
             run_file(connection, MIGRATIONS[0])
             run_file(connection, CHECK_TABLE)
-        run_dbmate(connection, url)
+        run_dbmate(connection)
         with connection.transaction():
             for path in REPEATED:
                 run_file(connection, path)
         print(f"Installed {len(FUNCTIONS)} functions and {len(VIEWS)} views.")
         report_base_url(connection)
         report_publication(connection)
-
-
-def connect(url: str, command: str, database: str | None = None) -> psycopg.Connection:
-    """Open a session on the database of the URL, or on another one of the same server.
-
-    Raises:
-        DeployError: there is no URL, or the server does not let us in.
-    """
-    if not url.startswith(("postgresql://", "postgres://")):
-        problem = "is not a postgresql:// URL" if url else "is not set"
-        raise DeployError(f"DATABASE_URL {problem}. Example:\n  make {command} {EXAMPLE}")
-    try:
-        parts = conninfo_to_dict(url)
-        is_whole = "@" not in str(parts.get("host", ""))
-        is_whole &= bool(re.fullmatch(r"[\d,]*", str(parts.get("port", ""))))
-    except psycopg.ProgrammingError:
-        is_whole = False
-    if not is_whole:
-        # Not what libpq says: it quotes the part that it cannot read, which is of the password.
-        raise DeployError(
-            "DATABASE_URL cannot be read. In a user or password write special characters as %XX:"
-            " @ is %40, / is %2F, % is %25, a space is %20. After a ? it may only have what libpq"
-            " knows, such as sslmode."
-        )
-    try:
-        conninfo = make_conninfo(url, dbname=database)
-        return psycopg.connect(conninfo, autocommit=True, connect_timeout=10)
-    except psycopg.Error as error:
-        place = f"database {database}" if database else "the database of DATABASE_URL"
-        raise DeployError(f"cannot connect to {place}: {error}") from error
 
 
 def prepare_session(connection: psycopg.Connection) -> None:
@@ -140,40 +103,17 @@ def run_file(connection: psycopg.Connection, path: Path) -> None:
         raise DeployError("\n".join(lines)) from error
 
 
-def run_dbmate(connection: psycopg.Connection, url: str) -> None:
+def run_dbmate(connection: psycopg.Connection) -> None:
     """Run the migrations that this database has not had yet."""
     command = [str(Path(sys.executable).with_name("dbmate")), "--no-dump-schema"]
     command += ["--migrations-dir", str(MIGRATIONS[0].parent)]
     command += ["--migrations-table", MIGRATIONS_TABLE, "migrate"]
-    environment = {**os.environ, "DATABASE_URL": dbmate_url(connection, url)}
+    settings = {"search_path": SEARCH_PATH.replace(" ", "")}
+    settings |= {"lock_timeout": MIGRATION_LOCK_TIMEOUT}
+    environment = dbmate_environment(dbmate_url(connection, settings))
     result = subprocess.run(command, cwd=ROOT, env=environment, check=False)
     if result.returncode != 0:
         raise DeployError("a migration failed; dbmate's message is above")
-
-
-def dbmate_url(connection: psycopg.Connection, url: str) -> str:
-    """Return the URL of this very connection for dbmate, whose defaults are not libpq's.
-
-    Where no sslmode is asked for, libpq takes TLS if the server has it, while dbmate insists on it.
-    dbmate then gets what libpq has settled on; a mode that the user asked for stays.
-    """
-    info = connection.info
-    options = {name: str(value) for name, value in conninfo_to_dict(url).items() if value}
-    for name in ("host", "hostaddr", "port", "user", "password", "dbname"):
-        options.pop(name, None)
-    asked = options.get("sslmode", os.environ.get("PGSSLMODE", "prefer"))
-    if asked in ("prefer", "allow"):
-        asked = "require" if connection.pgconn.ssl_in_use else "disable"
-    options |= {"sslmode": asked, "search_path": SEARCH_PATH.replace(" ", "")}
-    options |= {"lock_timeout": MIGRATION_LOCK_TIMEOUT}
-    options.setdefault("application_name", "dbmate")
-    login = f"{quote(info.user, safe='')}:{quote(info.password, safe='')}"
-    host = f"[{info.host}]" if ":" in info.host else info.host
-    if info.host.startswith("/"):
-        # A Unix socket has no place in the middle of a URL.
-        host, options["host"] = "", info.host
-    query = urlencode(options, quote_via=quote)
-    return f"postgresql://{login}@{host}:{info.port}/{quote(info.dbname, safe='')}?{query}"
 
 
 def report_base_url(connection: psycopg.Connection) -> None:

@@ -12,7 +12,8 @@ import textwrap
 
 import psycopg
 
-from db.deploy import EXAMPLE, DeployError, connect
+from db.connection import DeployError, connect
+from db.url import EXAMPLE
 
 # ok: what stands before a check, and its colour on a terminal.
 MARKS = {True: ("ok", "32"), False: ("WRONG", "31;1"), None: ("look", "33")}

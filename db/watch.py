@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from db.deploy import DeployError, connect
+from db.connection import DeployError, connect
 
 EVERY = 1.0  # seconds
 HEALTH = (

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from db.connection import database_name
 from simulator import Simulator, running_simulator
 from simulator.hostile import HostileServer, running_hostile_server
 from tools.engines import BorrowedServerError, EngineError, Server, start_postgres
@@ -76,7 +77,7 @@ def template(create_database: Callable[[str], str]) -> str:
     """The name of a database in which the job is installed; nobody is connected to it."""
     url = create_database("template template0")
     install(url)
-    return url.rsplit("/", 1)[1]
+    return database_name(url)
 
 
 @pytest.fixture

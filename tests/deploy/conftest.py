@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from db.connection import database_name
 from tests.deploy.installation import dump_lines
 from tools.engines import Server
 
@@ -15,7 +16,7 @@ def schema_of(server: Server) -> Callable[[str], str]:
     """A database as pg_dump sees it, data included, without what differs from dump to dump."""
 
     def dump(url: str) -> str:
-        code, output = server.run_client(["pg_dump"], dbname=url.rsplit("/", 1)[1])
+        code, output = server.run_client(["pg_dump"], dbname=database_name(url))
         assert code == 0, output[-500:]
         return "\n".join(dump_lines(output))
 

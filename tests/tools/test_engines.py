@@ -11,6 +11,7 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 
+from db.connection import changed, database_name
 from tests.deploy.installation import value
 from tools.engines import ROOT, EngineError, Server, start_postgres
 from tools.job import wait_until
@@ -100,7 +101,7 @@ def test_a_setting_that_postgres_refuses_is_reported_with_its_log(engine: str) -
 
 
 def test_the_client_programs_are_of_the_servers_version(server: Server, database: str) -> None:
-    name = database.rsplit("/", 1)[1]
+    name = database_name(database)
     dump = server.run_client(["pg_dump", "--schema-only"], dbname=name)
     assert dump.returncode == 0, dump.output
     assert "refresh_qr_codes" in dump.output
@@ -126,6 +127,34 @@ def test_a_server_that_runs_already_is_used_and_left_alone(
         with pytest.raises(EngineError, match="not ours to stop"):
             borrowed.stop()
     assert answers(server.dsn())
+
+
+def test_the_options_of_a_database_url_hold_for_every_database_and_program(
+    server: Server, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = changed(server.dsn("template1"), sslmode="disable", application_name="a b")
+    monkeypatch.setenv("DATABASE_URL", url)
+    with start_postgres("url") as borrowed:
+        dsn = borrowed.dsn(database_name(database))
+        assert database_name(dsn) == database_name(database)
+        assert value(dsn, "show application_name") == "a b"
+        query = ["psql", "-XAtc", "show application_name"]
+        if server.engine == "local":
+            monkeypatch.setenv("PGAPPNAME", "another")
+            assert borrowed.run_client(query).output == "a b\n"
+
+
+@pytest.mark.parametrize("password", ["se%cret", "se@cret", "se/cret"])
+def test_of_a_database_url_that_cannot_be_read_no_password_is_printed(
+    password: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://postgres:{password}@127.0.0.1:1/postgres")
+    with (
+        pytest.raises(EngineError, match="write special characters as %XX") as failure,
+        start_postgres("url"),
+    ):
+        pass
+    assert "cret" not in str(failure.value)
 
 
 def test_a_server_that_runs_already_takes_no_other_settings(
