@@ -21,6 +21,7 @@ from pathlib import Path
 import psycopg
 
 from db.connection import DeployError, connect, dbmate_environment, dbmate_url
+from db.ending import ctrl_c_in_words
 from db.order import CHECK_TABLE, FUNCTIONS, MIGRATIONS, REPEATED, ROOT, UNINSTALL, VIEWS
 
 MIGRATIONS_TABLE = "qr_refresh.schema_migrations"
@@ -256,7 +257,8 @@ def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1] not in commands:
         raise SystemExit(f"usage: python -m db.deploy {'|'.join(commands)}")
     try:
-        commands[sys.argv[1]]()
+        with ctrl_c_in_words("Ended by Ctrl-C: run it again to complete it."):
+            commands[sys.argv[1]]()
     except DeployError as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import itertools
 import secrets
+import tempfile
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -26,6 +29,12 @@ _tested: list[str] = []
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for server in _tested:
         terminalreporter.write_line(f"PostgreSQL {server}")
+
+
+def pytest_unconfigure() -> None:
+    """Remove pytest's folder of folders, unless a failed test or another run has one in it."""
+    with contextlib.suppress(OSError):
+        (Path(tempfile.gettempdir()) / f"pytest-of-{getpass.getuser()}").rmdir()
 
 
 @pytest.hookimpl(wrapper=True)

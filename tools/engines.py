@@ -36,6 +36,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from db.connection import DeployError, connect, url_of
+from db.ending import ctrl_c_in_words
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -285,10 +286,11 @@ def choose_engine() -> str:
 
 @contextlib.contextmanager
 def engine_errors_in_words() -> Iterator[None]:
-    """For programs: end with the message of an EngineError, and without its traceback."""
+    """For programs: end with a message after an EngineError or Ctrl-C, and without a traceback."""
     try:
-        yield
-    except EngineError as error:
+        with ctrl_c_in_words("Ended by Ctrl-C: nothing of it stays."):
+            yield
+    except (EngineError, DeployError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
@@ -589,7 +591,7 @@ class _LocalServer(Server):
 
     def _ctl(self, *arguments: str) -> None:
         result = subprocess.run(
-            ["/usr/bin/pg_ctlcluster", *arguments],
+            ["sh", "-c", MORE_FILES, "sh", "/usr/bin/pg_ctlcluster", *arguments],
             env={**os.environ, "PG_CLUSTER_CONF_ROOT": str(self._conf_root)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -607,6 +609,12 @@ class _LocalServer(Server):
         return False
 
 
+# A process may have few files open where nobody has raised it: 1024 are too few for 512 calls.
+MORE_FILES = """
+ulimit -Sn 4096 2> /dev/null || ulimit -Sn "$(ulimit -Hn)"
+exec "$@"
+"""
+
 # pg_virtualenv runs this inside its environment and drops the cluster when it ends.
 HOLD = """
 python3=$1
@@ -619,17 +627,14 @@ exec cat > /dev/null
 def _local_server(settings: Mapping[str, str], environment: Mapping[str, str]) -> Iterator[Server]:
     version = local_version()
     for attempt in range(1, START_ATTEMPTS + 1):
-        # An unnamed file, not a pipe: the clean-up after a killed parent still has somewhere to
-        # write to.
-        with (
-            tempfile.TemporaryFile() as output,
-            tempfile.NamedTemporaryFile("w", suffix=".env") as variables,
-        ):
+        # Unnamed files: a killed parent leaves none of them behind. Not a pipe for the output: the
+        # clean-up after a killed parent still has somewhere to write to.
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile("w") as variables:
             variables.writelines(
                 _environment_line(name, value) for name, value in environment.items()
             )
             variables.flush()
-            process = _pg_virtualenv(version, free_port(), settings, variables.name, output)
+            process = _pg_virtualenv(version, free_port(), settings, variables, output)
             try:
                 ready = _wait_for_ready_line(process, output)
                 if ready is None:
@@ -655,11 +660,12 @@ def _local_server(settings: Mapping[str, str], environment: Mapping[str, str]) -
 
 
 def _pg_virtualenv(
-    version: str, port: int, settings: Mapping[str, str], environment_file: str, output: IO[bytes]
+    version: str, port: int, settings: Mapping[str, str], variables: IO[str], output: IO[bytes]
 ) -> subprocess.Popen[bytes]:
     # -t: a temporary directory also for root, who otherwise gets the one fixed cluster name of the
     # machine.
-    command = ["pg_virtualenv", "-t", "-v", version]
+    command = ["sh", "-c", MORE_FILES, "sh", "pg_virtualenv", "-t", "-v", version]
+    environment_file = f"/dev/fd/{variables.fileno()}"
     command += ["-c", f"--locale C.UTF-8 --encoding UTF8 --environment {environment_file}"]
     for name, value in settings.items():
         # pg_createcluster takes a lower-case ssl for an option of its own.
@@ -677,6 +683,7 @@ def _pg_virtualenv(
         stdout=output,
         stderr=output,
         env=kept,
+        pass_fds=[variables.fileno()],
         start_new_session=True,
     )
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
+import resource
 import socket
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -71,16 +74,19 @@ def test_a_stopped_server_answers_again_after_its_start(engine: str) -> None:
         assert "was not properly shut down" in server.log_text()
 
 
-def test_a_server_ends_when_the_process_that_started_it_is_killed(engine: str) -> None:
+def test_a_server_ends_when_the_process_that_started_it_is_killed(
+    engine: str, tmp_path: Path
+) -> None:
     program = (
         "from tools.engines import start_postgres\n"
-        f"with start_postgres({engine!r}) as server:\n"
+        f"with start_postgres({engine!r}, environment={{'SOME': 'value'}}) as server:\n"
         "    print(server.dsn(), flush=True)\n"
         "    input()\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -90,6 +96,32 @@ def test_a_server_ends_when_the_process_that_started_it_is_killed(engine: str) -
         assert answers(dsn)
         process.kill()
     wait_until(lambda: not answers(dsn), "the server of the killed process is gone", timeout=30)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_may_have_more_files_open_than_a_login_session(engine: str) -> None:
+    wanted = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE,"
+        " (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "from tools.engines import start_postgres\n"
+        "import psycopg\n"
+        f"with start_postgres({engine!r}) as server:\n"
+        "    for _ in range(2):\n"
+        "        with psycopg.connect(server.dsn(), autocommit=True) as connection:\n"
+        "            query = b'create extension if not exists plpython3u;'\n"
+        "            query += b' create or replace function files() returns int'\n"
+        "            query += b' language plpython3u as $$ import resource as r;'\n"
+        "            query += b' return r.getrlimit(r.RLIMIT_NOFILE)[0] $$'\n"
+        "            connection.execute(query)\n"
+        "            print(connection.execute('select files()').fetchone()[0])\n"
+        "        server.restart()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    limits = [int(line) for line in result.stdout.splitlines()]
+    assert len(limits) == 2 and min(limits) >= wanted, result.stdout + result.stderr
 
 
 def test_a_setting_that_postgres_refuses_is_reported_with_its_log(engine: str) -> None:
