@@ -76,16 +76,16 @@ require() {
     if ! command -v apt-get > /dev/null; then
         fail "$purpose is missing, and this is not Debian or Ubuntu. Install the equivalents of: $*"
     fi
+    local note=
+    [[ "$*" != *-N* ]] || note=" (N is the version of PostgreSQL)"
     if [ "$(id -u)" != 0 ] && ! command -v sudo > /dev/null; then
-        fail "$purpose is missing. Without sudo, root has to run: apt-get install $*" \
-            "(N is the version of PostgreSQL)"
+        fail "$purpose is missing. Without sudo, root has to run: apt-get install $*$note"
     fi
     # Without the second, Ubuntu restarts services that use an old library.
     export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
     echo "$purpose is missing: installing Debian packages ($*), after apt-get update."
     as_root apt-get update \
-        || fail "apt-get update failed; the message is above. Root has to install: $*" \
-            "(N is the version of PostgreSQL)"
+        || fail "apt-get update failed; the message is above. Root has to install: $*$note"
     local packages=("$@")
     if [[ "$*" == *-N* ]]; then
         local version
