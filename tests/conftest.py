@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
+import tempfile
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -34,6 +37,12 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for server in sorted(_tested):
         terminalreporter.write_line(f"PostgreSQL {server}")
+
+
+def pytest_unconfigure() -> None:
+    """Remove pytest's folder of folders, unless a failed test or another run has one in it."""
+    with contextlib.suppress(OSError):
+        (Path(tempfile.gettempdir()) / f"pytest-of-{getpass.getuser()}").rmdir()
 
 
 @pytest.hookimpl(wrapper=True)
