@@ -9,6 +9,7 @@ override DATABASE_URL := $(value DATABASE_URL)
 endif
 export DATABASE_URL
 export PG
+export PG_VERSION
 
 # The shell stops at the first error, also in a pipe.
 SHELL := bash
@@ -51,9 +52,13 @@ demo-live: setup ## show the QR codes in a browser as the job keeps them fresh, 
 	@$(VENV)/bin/python -m tools.demo_live
 
 .PHONY: test
-test: setup ## run the tests; PG=docker, local or url chooses the PostgreSQL, ARGS are pytest's
+test: setup ## run the tests; PG=docker, local or url and PG_VERSION choose the PostgreSQL, ARGS are pytest's
 	@tools/install_packages.sh browser
 	@$(VENV)/bin/python -m pytest $(ARGS)
+
+.PHONY: test-matrix
+test-matrix: $(VENV)/complete ## run the tests on each version of PostgreSQL, in containers, before a release
+	@MAKE='$(MAKE)' tools/test_matrix.sh
 
 .PHONY: fuzz
 fuzz: $(VENV)/complete ## try what reads the answers on FUZZ_EXAMPLES=10000 made-up ones
@@ -134,7 +139,7 @@ uninstall: $(VENV)/complete ## remove the job from a database; the application's
 	@$(VENV)/bin/python -m db.deploy uninstall
 
 .PHONY: base-image
-base-image: ## make the Docker image debian:trixie-slim where no registry can be reached (as root)
+base-image: ## make the Debian image that PG_VERSION=17 is built on where no registry can be reached (as root)
 	@tools/make_base_image.sh
 
 .PHONY: clean
