@@ -37,18 +37,25 @@ fi
 echo "Making $image with debootstrap (about half a minute) ..."
 folder=$(mktemp --directory)
 trap 'rm --recursive --force "$folder"' EXIT
-# debootstrap's own list of mirrors may be closed here; the one that apt uses is open.
-mirror=$(sed --quiet --regexp-extended 's/^(deb |URIs: *)(\[[^]]*\] *)?(https?:[^ ]*).*/\3/p' \
-    /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null | grep --invert-match security \
-    | head --lines=1 || true)
+# debootstrap's own list of mirrors may be closed here; those that apt uses are open.
+mirrors=$(sed --quiet --regexp-extended 's/^(deb |URIs: *)(\[[^]]*\] *)?(https?:[^ ]*).*/\3/p' \
+    /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null || true)
+mirror=$(grep --invert-match security <<< "$mirrors" | head --lines=1 || true)
+mirror=${mirror:-http://deb.debian.org/debian}
+security=$(grep security <<< "$mirrors" | head --lines=1 || true)
 # A debootstrap that is older than the release has no script of its name.
 script=/usr/share/debootstrap/scripts/$release
 [ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid
-if ! debootstrap --variant=minbase "$release" "$folder/root" "${mirror:-http://deb.debian.org/debian}" "$script" \
+if ! debootstrap --variant=minbase "$release" "$folder/root" "$mirror" "$script" \
     > "$folder/log" 2>&1; then
     tail --lines=20 "$folder/log" >&2
     fail "debootstrap failed"
 fi
+cat > "$folder/root/etc/apt/sources.list" << END
+deb $mirror $release main
+deb $mirror $release-updates main
+deb ${security:-http://deb.debian.org/debian-security} $release-security main
+END
 # The lists of Debian testing expire after a week, and a mirror can be further behind than that.
 echo 'Acquire::Check-Valid-Until "false";' > "$folder/root/etc/apt/apt.conf.d/no-expiry"
 rm --recursive --force "$folder"/root/var/cache/apt/archives/*.deb "$folder"/root/var/lib/apt/lists/*

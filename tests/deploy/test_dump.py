@@ -54,7 +54,9 @@ def test_a_database_restored_on_the_same_server_is_the_same(
     runs_on(empty_database, job)
 
 
-def test_a_database_moves_to_another_server_with_its_roles_and_its_schedule() -> None:
+def test_a_database_moves_to_another_server_with_its_roles_and_its_schedule(
+    pg_cron: None,
+) -> None:
     with start_postgres(own=True) as old, running_simulator(old.listen_host) as simulator:
         simulator.base_url = old.as_reached(simulator.base_url)
         install(old.dsn())

@@ -468,7 +468,7 @@ def test_another_encoding_is_worth_a_look(create_database: Callable[[str], str])
 
 
 @pytest.fixture(scope="module")
-def cron_server() -> Iterator[str]:
+def cron_server(pg_cron: None) -> Iterator[str]:
     """A server of its own, because pg_cron lives in one database: its URL, job installed."""
     with start_postgres(settings={"cron.use_background_workers": "off"}) as fresh:
         install(fresh.dsn())

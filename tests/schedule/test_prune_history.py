@@ -16,7 +16,7 @@ LEFT = "select array_agg(runid order by runid) from cron.job_run_details"
 
 
 @pytest.fixture
-def cron(server: Server) -> Iterator[Connection]:
+def cron(server: Server, pg_cron: None) -> Iterator[Connection]:
     """A session where pg_cron lives; afterwards no job, history or role is left."""
     install(server.dsn())
     with psycopg.connect(server.dsn(), autocommit=True) as connection:

@@ -26,7 +26,7 @@ NOT_NOW = "0 0 30 2 *"
 
 
 @pytest.fixture(scope="module")
-def cron_url(server: Server) -> str:
+def cron_url(server: Server, pg_cron: None) -> str:
     """The one database of the server in which pg_cron lives, with the job installed."""
     url = server.dsn("postgres")
     with psycopg.connect(url) as connection:
@@ -374,7 +374,7 @@ def test_without_pg_cron_the_error_names_the_package_and_the_settings() -> None:
                 assert "cron.database_name = 'postgres'" in hint
 
 
-def test_without_the_extension_the_error_says_to_create_it() -> None:
+def test_without_the_extension_the_error_says_to_create_it(pg_cron: None) -> None:
     with start_postgres(own=True) as fresh:
         install(fresh.dsn())
         with psycopg.connect(fresh.dsn(), autocommit=True) as connection:
