@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
-PYTHON_FILES := db examples simulator tests tools
+PYTHON_FILES := conftest.py db examples simulator tests tools
 # As it was written: make would take a $ in a password for the beginning of a variable.
 ifdef DATABASE_URL
 override DATABASE_URL := $(value DATABASE_URL)
@@ -51,10 +51,17 @@ demo: setup ## show the whole job with a simulated Evolution API, in a throw-awa
 demo-live: setup ## show the QR codes in a browser as the job keeps them fresh, until Ctrl-C
 	@$(VENV)/bin/python -m tools.demo_live
 
+# Side by side, each with a server of its own: a test waits more than it computes.
+PYTEST = $(VENV)/bin/python -m pytest --numprocesses $${WORKERS:-$$((2 * $$(nproc)))} --dist loadfile
+
 .PHONY: test
-test: setup ## run the tests; PG=docker, local or url and PG_VERSION choose the PostgreSQL, ARGS are pytest's
+test: setup ## run the fast tests; PG=docker, local or url and PG_VERSION choose the PostgreSQL, ARGS are pytest's
+	@$(PYTEST) --fast $(ARGS)
+
+.PHONY: test-all
+test-all: setup ## run all tests, also those marked as slow
 	@tools/install_packages.sh browser
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 .PHONY: test-matrix
 test-matrix: $(VENV)/complete ## run the tests on each version of PostgreSQL, in containers, before a release
@@ -89,8 +96,8 @@ lint: $(VENV)/complete dist ## check Python, the Python inside the SQL, the SQL 
 	$(VENV)/bin/mypy $(PYTHON_FILES) build
 	$(VENV)/bin/sqlfluff lint --disable-progress-bar db examples
 	@# pgspot sees the whole installation, in its order and with its search_path. Not asked for:
-	@# PS002, because `create or replace` is how functions are deployed; each file sets the owner at
-	@# once, in the same transaction. PS010, because dbmate creates its schema before the migrations.
+	@# PS002, because `create or replace` is how functions are deployed; privileges.sql sets the owner
+	@# in the same transaction. PS010, because dbmate creates its schema before the migrations.
 	@# qr_refresh.live() commits, which a procedure with a search_path of its own cannot.
 	@# It fails on a DO block in PL/Python and has no option for that, so those are left out.
 	sed '/^do language plpython3u \$$\$$$$/,/^\$$\$$;$$/d' dist/qr_refresh.sql > build/pgspot.sql
@@ -134,6 +141,10 @@ watch: $(VENV)/complete ## show the connecting instances and alerts, live until 
 dist: $(VENV)/complete ## write dist/qr_refresh.sql, the whole installation as one SQL file
 	@$(VENV)/bin/python -m db.deploy dist
 
+.PHONY: release
+release: $(VENV)/complete ## write dist/qr_refresh-VERSION.sql, and the same for migration tools, with checksums
+	@$(VENV)/bin/python -m db.dist release
+
 .PHONY: uninstall
 uninstall: $(VENV)/complete ## remove the job from a database; the application's table stays: DATABASE_URL=postgresql://...
 	@$(VENV)/bin/python -m db.deploy uninstall
@@ -145,4 +156,4 @@ base-image: ## make the Debian image that PG_VERSION=17 is built on where no reg
 .PHONY: clean
 clean: ## remove everything that make has made here
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find $(PYTHON_FILES) -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +

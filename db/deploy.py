@@ -14,7 +14,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -22,20 +21,22 @@ from urllib.parse import quote, urlencode
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from db.order import CHECK_TABLE, FUNCTIONS, MIGRATIONS, REPEATED, ROOT, UNINSTALL, VIEWS
+from db.dist import write_dist
+from db.order import (
+    CHECK_TABLE,
+    FUNCTIONS,
+    LOCK,
+    MIGRATION_LOCK_TIMEOUT,
+    MIGRATIONS,
+    MIGRATIONS_TABLE,
+    REPEATED,
+    ROOT,
+    SEARCH_PATH,
+    UNINSTALL,
+    VIEWS,
+)
 
-MIGRATIONS_TABLE = "qr_refresh.schema_migrations"
-DIST = ROOT / "dist" / "qr_refresh.sql"
-
-# Whoever may create objects in public (everybody, before PostgreSQL 15) could otherwise put a
-# function of their own in the way of one that a superuser calls here.
-SEARCH_PATH = "pg_catalog, pg_temp"
-
-# An arbitrary number, the same in every release: what else takes this lock is another deployment.
-LOCK = 7_160_624_931
 LOCK_TIMEOUT = "5min"
-# The application waits for whoever waits for its table. A run of the job holds it for run_timeout.
-MIGRATION_LOCK_TIMEOUT = "1min"
 
 EXAMPLE = "DATABASE_URL=postgresql://postgres:secret@127.0.0.1:5432/postgres"
 
@@ -211,52 +212,6 @@ def report_publication(connection: psycopg.Connection) -> None:
         )
 
 
-def dist() -> None:
-    """Write everything into one file that installs the same, all of it or nothing."""
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        project = tomllib.load(file)["project"]
-    versions = ",\n".join(f"    ('{path.name.split('_')[0]}')" for path in MIGRATIONS)
-    parts = [
-        f"""\
--- {project["name"]} {project["version"]}: {project["description"]}
---
--- Installs into one database, as a superuser:
---     psql --set ON_ERROR_STOP=1 --file qr_refresh.sql postgresql://postgres@host/database
--- It can be run again, also to upgrade; if a statement fails, nothing is installed.
--- Made by `make dist` from the folder db.
-
-begin;
-set local client_min_messages = warning;
-set local search_path = {SEARCH_PATH};
--- Two installations at once would get into each other's way: the second waits.
-do $$ begin perform pg_catalog.pg_advisory_xact_lock({LOCK}); end $$;
--- The application waits for whoever waits for its table.
-set local lock_timeout = '{MIGRATION_LOCK_TIMEOUT}';
-"""
-    ]
-    parts += map(dist_part, (CHECK_TABLE, *MIGRATIONS))
-    parts.append(f"""
--- Tells a later `make migrate` (dbmate) what has been run.
-
-create table if not exists {MIGRATIONS_TABLE} (version varchar primary key);
-insert into {MIGRATIONS_TABLE} (version) values
-{versions}
-on conflict do nothing;
-""")
-    parts += map(dist_part, REPEATED)
-    parts.append("\ncommit;\n")
-    DIST.parent.mkdir(exist_ok=True)
-    DIST.write_text("".join(parts), encoding="utf-8")
-    print(f"Wrote {DIST.relative_to(ROOT)}")
-
-
-def dist_part(path: Path) -> str:
-    """Return a file without dbmate's marks and without the part that undoes a migration."""
-    text = path.read_text(encoding="utf-8").split("-- migrate:down")[0]
-    text = re.sub(r"\A-- migrate:up\s*\n", "", text).strip()
-    return f"\n-- {path.relative_to(ROOT).as_posix()}\n\n{text}\n"
-
-
 def uninstall(url: str) -> None:
     """Remove everything of the job from this database, and nothing of the application's.
 
@@ -310,7 +265,7 @@ def main() -> None:
     url = os.environ.get("DATABASE_URL", "")
     commands: dict[str, Callable[[], None]] = {
         "migrate": lambda: migrate(url),
-        "dist": dist,
+        "dist": write_dist,
         "uninstall": lambda: uninstall(url),
     }
     if len(sys.argv) != 2 or sys.argv[1] not in commands:

@@ -2,7 +2,7 @@
 
 First the migrations, by their names, and only those that the database has not had. Then, with each
 installation, the functions, room by room, the views, and who owns and may use all of it. Within a
-room the order does not matter.
+room the order does not matter. Also what the session has to be like meanwhile.
 """
 
 from __future__ import annotations
@@ -36,6 +36,17 @@ UNINSTALL = DB / "uninstall.sql"
 
 # What every installation runs after the migrations.
 REPEATED = [*FUNCTIONS, *VIEWS, PRIVILEGES]
+
+MIGRATIONS_TABLE = "qr_refresh.schema_migrations"
+
+# Whoever may create objects in public (everybody, before PostgreSQL 15) could otherwise put a
+# function of their own in the way of one that a superuser calls here.
+SEARCH_PATH = "pg_catalog, pg_temp"
+
+# An arbitrary number, the same in every release: what else takes this lock is another deployment.
+LOCK = 7_160_624_931
+# The application waits for whoever waits for its table. A run of the job holds it for run_timeout.
+MIGRATION_LOCK_TIMEOUT = "1min"
 
 
 def function(name: str) -> Path:

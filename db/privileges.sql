@@ -1,19 +1,59 @@
--- The last step of every installation. Default privileges (ALTER DEFAULT PRIVILEGES) put grants on
--- each new object: Supabase has some for anon, authenticated and service_role. They are taken back
--- from what is ours. A grant of the operator's stays, unless default privileges name the same role.
+-- The last step of every installation: who owns what is ours, and who may use it. This is the one
+-- place that says so; what the catalog has beyond it is taken back.
 do $$
 declare
-    excess record;
+    statement text;
 begin
-    for excess in
-        with ours as (
+    -- Row level security shows every role its own jobs; the owner passes that, but needs USAGE.
+    if exists (select from pg_catalog.pg_extension as e where e.extname = 'pg_cron') then
+        grant usage on schema cron to qr_refresh_owner;
+    end if;
+
+    for statement in
+        with listed (objects, privileges, roles) as (
+            values
+            ('qr_refresh', 'usage', 'qr_refresh_owner pg_monitor service_role'),
+            -- What a person or the application calls.
+            ('refresh_qr_codes live live_tick show_qr', 'execute', 'service_role'),
+            -- The views, and what they call with the privileges of whoever reads them.
+            ('alerts health metrics runs status', 'select', 'pg_monitor service_role'),
+            ('active_alerts connecting_instances cron_jobs', 'execute', 'pg_monitor service_role'),
+            -- The job's own tables. They belong to the superuser who installed them.
+            ('evolution_servers settings', 'select', 'qr_refresh_owner'),
+            ('instance_state', 'select insert update delete', 'qr_refresh_owner'),
+            ('runs', 'select insert delete', 'qr_refresh_owner'),
+            -- Private: for the owner and superusers.
+            ('schema_migrations runs_id_seq', '', ''),
+            ('define_answer_reader define_evolution_call define_evolution_server', '', ''),
+            ('define_http_adapter define_http_client define_tls_trust', '', ''),
+            ('evolution_api_base_url fetch_qr_codes', '', ''),
+            ('instance_problem instances_to_ask', '', ''),
+            ('notify_stored store_connected store_postponed_qr_codes store_qr_codes', '', ''),
+            ('forget_instances reconnect_at record_outcomes wait_for_next_attempt', '', ''),
+            ('check_writable describe_outcomes prune_history record_run', '', ''),
+            ('run_cycle run_settings translate_messages', '', ''),
+            ('refresh_due', '', ''),
+            ('check_pg_cron schedule unschedule', '', ''),
+            ('is_no_answer late_lanes', '', ''),
+            ('doctor doctor_cron_jobs doctor_evolution_api doctor_instances', '', ''),
+            ('doctor_privileges doctor_publications doctor_python doctor_refusals', '', ''),
+            ('doctor_schedule doctor_server', '', '')
+        ), granted as (
+            select object, upper(privilege) as privilege, role
+            from listed as l
+            cross join unnest(string_to_array(l.objects, ' ')) as object
+            cross join unnest(string_to_array(l.privileges, ' ')) as privilege
+            cross join unnest(string_to_array(l.roles, ' ')) as role
+        ), ours as (
             select
                 'routine' as kind,
-                'f' as type,
+                'f' as default_acl_type,
                 p.oid::regprocedure::text as name,
-                p.proname as short_name,
+                p.proname as object,
                 p.pronamespace as namespace,
-                p.proacl as acl
+                p.proowner as owner,
+                true as is_the_owners,
+                coalesce(p.proacl, acldefault('f', p.proowner)) as acl
             from pg_catalog.pg_proc as p
             where
                 p.pronamespace = 'qr_refresh'::regnamespace
@@ -25,49 +65,75 @@ begin
                 c.oid::regclass::text,
                 c.relname,
                 c.relnamespace,
-                c.relacl
+                c.relowner,
+                -- A view reads with the privileges of its owner.
+                c.relkind = 'v',
+                coalesce(
+                    c.relacl,
+                    acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner)
+                )
             from pg_catalog.pg_class as c
             where
                 c.relnamespace = 'qr_refresh'::regnamespace
                 and c.relkind in ('r', 'p', 'v', 'm', 'S')
             union all
-            select 'schema', 'n', n.oid::regnamespace::text, n.nspname, 0, n.nspacl
+            select
+                'schema', 'n', n.nspname::text, n.nspname, 0, n.nspowner, false,
+                coalesce(n.nspacl, acldefault('n', n.nspowner))
             from pg_catalog.pg_namespace as n
             where n.nspname = 'qr_refresh'
+        ), held as (
+            select
+                o.*,
+                acl.grantee,
+                acl.privilege_type as privilege,
+                case acl.grantee when 0 then 'public' else acl.grantee::regrole::text end as role
+            from ours as o
+            cross join aclexplode(o.acl) as acl
+            -- What an owner holds as such goes with the ownership.
+            where acl.grantee <> o.owner
+        ), excess as (
+            select h.*
+            from held as h
+            where
+                h.grantee = 0
+                -- Default privileges (ALTER DEFAULT PRIVILEGES) put grants on each new object:
+                -- Supabase has some for anon, authenticated and service_role. A grant of the
+                -- operator's stays, unless default privileges name the same role.
+                or (
+                    h.grantee not in (current_user::regrole, 'qr_refresh_owner'::regrole)
+                    and not starts_with(h.role, 'pg_')
+                    and exists (
+                        select
+                        from pg_catalog.pg_default_acl as d
+                        cross join aclexplode(d.defaclacl) as by_default
+                        where
+                            d.defaclobjtype = h.default_acl_type::"char"
+                            and d.defaclnamespace in (0, h.namespace)
+                            and by_default.grantee = h.grantee
+                            and by_default.privilege_type = h.privilege
+                    )
+                    and (h.object, h.privilege, h.role) not in (
+                        select g.object, g.privilege, g.role from granted as g
+                    )
+                )
         )
-        select distinct o.kind, o.name, granted.privilege_type as privilege, r.rolname as role
+        select format('alter %s %s owner to qr_refresh_owner', o.kind, o.name), 1 as step
         from ours as o
-        cross join pg_catalog.aclexplode(o.acl) as granted
-        inner join pg_catalog.pg_roles as r on granted.grantee = r.oid
-        inner join pg_catalog.pg_default_acl as d
-            on o.type = d.defaclobjtype and d.defaclnamespace in (0, o.namespace)
-        inner join pg_catalog.aclexplode(d.defaclacl) as by_default
-            on
-                granted.grantee = by_default.grantee
-                and granted.privilege_type = by_default.privilege_type
-        where
-            r.rolname not in (current_user, 'qr_refresh_owner')
-            and not starts_with(r.rolname, 'pg_')
-            -- What we grant ourselves.
-            and (r.rolname, o.short_name, granted.privilege_type) not in (
-                ('service_role', 'qr_refresh', 'USAGE'),
-                ('service_role', 'refresh_qr_codes', 'EXECUTE'),
-                ('service_role', 'live', 'EXECUTE'),
-                ('service_role', 'live_tick', 'EXECUTE'),
-                ('service_role', 'show_qr', 'EXECUTE'),
-                ('service_role', 'active_alerts', 'EXECUTE'),
-                ('service_role', 'connecting_instances', 'EXECUTE'),
-                ('service_role', 'cron_jobs', 'EXECUTE'),
-                ('service_role', 'alerts', 'SELECT'),
-                ('service_role', 'health', 'SELECT'),
-                ('service_role', 'metrics', 'SELECT'),
-                ('service_role', 'runs', 'SELECT'),
-                ('service_role', 'status', 'SELECT')
-            )
+        where o.is_the_owners and o.owner <> 'qr_refresh_owner'::regrole
+        union all
+        select distinct format('revoke %s on %s %s from %s', e.privilege, e.kind, e.name, e.role), 2
+        from excess as e
+        union all
+        select format('grant %s on %s %s to %s', g.privilege, o.kind, o.name, g.role), 3
+        from granted as g
+        inner join ours as o on g.object = o.object
+        where (g.object, g.privilege, g.role) not in (
+            select h.object, h.privilege, h.role from held as h
+        )
+        order by step
     loop
-        execute format(
-            'revoke %s on %s %s from %I', excess.privilege, excess.kind, excess.name, excess.role
-        );
+        execute statement;
     end loop;
 end
 $$;

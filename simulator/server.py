@@ -263,6 +263,10 @@ class Simulator:
         """Return the recorded requests for one instance, oldest first."""
         return [request for request in self.requests if request.instance_name == name]
 
+    def routes_of(self, name: str) -> list[str]:
+        """Return what was asked about one instance, such as `connectionState`, oldest first."""
+        return [request.path.split("/")[2] for request in self.requests_of(name)]
+
     @property
     def total_requests(self) -> int:
         """How many requests arrived since the start or the last reset."""

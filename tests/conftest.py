@@ -6,24 +6,38 @@ import contextlib
 import itertools
 import secrets
 from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from simulator import Simulator, running_simulator
-from simulator.hostile import HostileServer, running_hostile_server
+from simulator import Simulator
+from simulator.hostile import HostileServer
+from tests.evolution_api import hostile_server_for, simulator_for
 from tools.engines import BorrowedServerError, EngineError, Server, start_postgres
 from tools.job import Connection, Job, install
 
 _numbers = itertools.count(1)
 # A server of yours may have databases of the same kind of name.
 _session = secrets.token_hex(4)
-_tested: list[str] = []
+_tested: set[str] = set()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that prints the summary, where this one is a worker of it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tested"] = list(_tested)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    # A worker that crashed has no output.
+    _tested.update(getattr(node, "workeroutput", {}).get("tested", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for server in _tested:
+    for server in sorted(_tested):
         terminalreporter.write_line(f"PostgreSQL {server}")
 
 
@@ -47,7 +61,7 @@ def server() -> Iterator[Server]:
         except EngineError as e:
             # Without a server every other test would repeat the same error.
             pytest.exit(f"error: {e}", returncode=2)
-        _tested.append(f"{running.version}, engine {running.engine}")
+        _tested.add(f"{running.version}, engine {running.engine}")
         yield running
 
 
@@ -60,32 +74,48 @@ def pg_cron(server: Server) -> None:
             pytest.skip("this server has no pg_cron: PG=docker runs it")
 
 
-@pytest.fixture(scope="session")
+@contextlib.contextmanager
+def new_databases(server: Server) -> Iterator[Callable[[str], str]]:
+    """Gives what creates a database and returns its name; drops what it has created.
+
+    At once and not at the end: what is gone before the system writes it to the disk costs no disk.
+    """
+    names: list[str] = []
+
+    def create(options: str) -> str:
+        name = f"test_{_session}_{next(_numbers)}"
+        execute(
+            server, sql.SQL("create database {} ").format(sql.Identifier(name)) + sql.SQL(options)
+        )
+        names.append(name)
+        return name
+
+    yield create
+    for name in names:
+        execute(
+            server, sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
+        )
+
+
+def execute(server: Server, statement: sql.Composed) -> None:
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute(statement)
+
+
+@pytest.fixture
 def create_database(server: Server) -> Iterator[Callable[[str], str]]:
     """Creates a database with the options given (what follows its name); returns its URL."""
-    with psycopg.connect(server.dsn(), autocommit=True) as admin:
-        names: list[str] = []
-
-        def create(options: str) -> str:
-            name = f"test_{_session}_{next(_numbers)}"
-            admin.execute(f"create database {name} {options}".encode())
-            names.append(name)
-            return server.dsn(name)
-
-        yield create
-        # A throw-away server goes with all that is in it.
-        for name in names if server.engine == "url" else ():
-            admin.execute(
-                sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
-            )
+    with new_databases(server) as create:
+        yield lambda options: server.dsn(create(options))
 
 
 @pytest.fixture(scope="session")
-def template(create_database: Callable[[str], str]) -> str:
+def template(server: Server) -> Iterator[str]:
     """The name of a database in which the job is installed; nobody is connected to it."""
-    url = create_database("template template0")
-    install(url)
-    return url.rsplit("/", 1)[1]
+    with new_databases(server) as create:
+        name = create("template template0")
+        install(server.dsn(name))
+        yield name
 
 
 @pytest.fixture
@@ -117,8 +147,7 @@ def connect(database: str) -> Iterator[Callable[[], Connection]]:
 @pytest.fixture
 def simulator(server: Server) -> Iterator[Simulator]:
     """An Evolution API that the database server reaches."""
-    with running_simulator(server.listen_host) as running:
-        running.base_url = server.as_reached(running.base_url)
+    with simulator_for(server) as running:
         yield running
 
 
@@ -132,16 +161,14 @@ def job(connect: Callable[[], Connection], simulator: Simulator) -> Job:
 
 @pytest.fixture
 def hostile_server(server: Server) -> Iterator[HostileServer]:
-    with running_hostile_server(server.listen_host) as running:
-        running.base_url = server.as_reached(running.base_url)
+    with hostile_server_for(server) as running:
         yield running
 
 
 @pytest.fixture
 def stalled_tls_server(server: Server) -> Iterator[HostileServer]:
     """Accepts connections and never begins the TLS handshake."""
-    with running_hostile_server(server.listen_host, never_handshake=True) as running:
-        running.base_url = server.as_reached(running.base_url)
+    with hostile_server_for(server, never_handshake=True) as running:
         yield running
 
 

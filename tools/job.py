@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,12 +23,16 @@ from simulator.picture import data_url
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 PNG_URL = "data:image/png;base64,"
+# What may stand in a row before a run.
+OLD_QR = PNG_URL + "iVBORw0KGgo="
+# What the report says of an instance whose QR code was stored, without its name.
+STORED = {"success": True, "qr_updated": True}
 
 
-def install(url: str) -> None:
-    """Install every migration, function and privilege into a database, in one transaction."""
+def install(url: str, paths: Sequence[Path] = (*MIGRATIONS, *REPEATED)) -> None:
+    """Run the files of an installation in a database, in one transaction; without paths all."""
     with psycopg.connect(url) as connection:
-        for path in (*MIGRATIONS, *REPEATED):
+        for path in paths:
             connection.execute(path.read_bytes())
 
 
@@ -47,6 +52,26 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = 30.0
         if time.monotonic() > deadline:
             raise TimeoutError(f"after {timeout} s still not: {what}")
         time.sleep(0.01)
+
+
+def value_of(connection: Connection, query: str, *parameters: Any) -> Any:
+    """Return the one value that a query gives in this session."""
+    row = connection.execute(query.encode(), parameters or None).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def refusal(connection: Connection, query: str, *parameters: Any) -> psycopg.Error:
+    """Return the error with which the server refuses a statement.
+
+    Raises:
+        AssertionError: it does what it was told.
+    """
+    try:
+        connection.execute(query.encode(), parameters or None)
+    except psycopg.Error as error:
+        return error
+    raise AssertionError(f"not refused: {query}")
 
 
 def read_qr(data_url: str | None) -> str:
@@ -126,6 +151,24 @@ class Job:
         (result,) = (r for r in self.run()["results"] if r["instance_name"] == name)
         return {key: value for key, value in result.items() if key != "instance_name"}
 
+    def tick(self, lane: str = "fast", worker: int = 1, workers: int = 1) -> list[str]:
+        """Do what live() does at one tick, and return the names of whom it asked."""
+        report = self.tick_report(lane, worker, workers)
+        return [result["instance_name"] for result in report["results"]] if report else []
+
+    def tick_in_both_lanes(self) -> None:
+        """Do what both lanes of live mode do at one tick."""
+        for lane in ("fast", "slow"):
+            self.tick_report(lane)
+
+    def tick_report(
+        self, lane: str = "fast", worker: int = 1, workers: int = 1
+    ) -> dict[str, Any] | None:
+        """Do what live() does at one tick, and return its report, None where nobody was due."""
+        query = "select report from qr_refresh.refresh_due(%s, %s, %s)"
+        report: dict[str, Any] | None = self.value(query, lane, worker, workers)
+        return report
+
     def let_time_pass(self, seconds: float) -> None:
         """Move the simulator's clock forward, and what the job remembers back by as much.
 
@@ -153,6 +196,4 @@ class Job:
 
     def value(self, query: str, *parameters: Any) -> Any:
         """Return the one value that a query gives."""
-        row = self.connection.execute(query.encode(), parameters).fetchone()
-        assert row is not None
-        return row[0]
+        return value_of(self.connection, query, *parameters)

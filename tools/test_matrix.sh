@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs the tests on each version of tools/postgres_versions, in containers, one after the other. At the end
+# Runs all tests on each version of tools/postgres_versions, in containers, one after the other. At the end
 # it prints one line of results a version; it fails if one of them fails. Called by `make test-matrix`,
 # whose ARGS reach pytest.
 set -euo pipefail
@@ -16,7 +16,7 @@ for version in "${versions[@]}"; do
     echo
     echo "=== PostgreSQL $version"
     status=0
-    { "$make" base-image "PG_VERSION=$version" && "$make" test PG=docker "PG_VERSION=$version"; } < /dev/null 2>&1 \
+    { "$make" base-image "PG_VERSION=$version" && "$make" test-all PG=docker "PG_VERSION=$version"; } < /dev/null 2>&1 \
         | tee "$logs/$version" || status=$?
     # pytest's last line, such as: ===== 120 passed, 1 skipped in 42.00s =====
     count=$(sed --quiet --regexp-extended 's/^=+ (.* in [0-9][^=]*[^= ]) *=+$/\1/p' "$logs/$version" | tail --lines=1)

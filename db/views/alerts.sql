@@ -8,9 +8,6 @@ select
     a.detail
 from qr_refresh.active_alerts() as a;
 
-alter view qr_refresh.alerts owner to qr_refresh_owner;
-revoke all on qr_refresh.alerts from public;
-grant select on qr_refresh.alerts to pg_monitor, service_role;
 
 comment on view qr_refresh.alerts is
 'What somebody should look at now; empty when all is well. No token and no QR code. Not readable on a standby.';

@@ -63,9 +63,6 @@ cross join instances as i
 cross join alerts as a
 left join last_run as r on true;
 
-alter view qr_refresh.health owner to qr_refresh_owner;
-revoke all on qr_refresh.health from public;
-grant select on qr_refresh.health to pg_monitor, service_role;
 
 comment on view qr_refresh.health is
 'The job at a glance, always one row. No token and no QR code. Not readable on a standby.';

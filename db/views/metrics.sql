@@ -36,9 +36,6 @@ select
 from job as j
 cross join instances as i;
 
-alter view qr_refresh.metrics owner to qr_refresh_owner;
-revoke all on qr_refresh.metrics from public;
-grant select on qr_refresh.metrics to pg_monitor, service_role;
 
 comment on view qr_refresh.metrics is
 'Numbers for a monitoring system, always one row. No name, token or QR code. Not readable on a standby.';

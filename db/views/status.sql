@@ -17,9 +17,6 @@ select
     c.evolution_server
 from qr_refresh.connecting_instances() as c;
 
-alter view qr_refresh.status owner to qr_refresh_owner;
-revoke all on qr_refresh.status from public;
-grant select on qr_refresh.status to pg_monitor, service_role;
 
 comment on view qr_refresh.status is
 'One row for each instance that is connecting: is its stored QR code live, and how the last attempt went. No token and no QR code. '

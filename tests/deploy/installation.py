@@ -9,7 +9,9 @@ from pathlib import Path
 
 import psycopg
 
-ROOT = Path(__file__).resolve().parents[2]
+from db.order import ROOT
+from tools.job import value_of
+
 RELEASES = Path(__file__).resolve().parent / "releases"
 OURS = (
     "select (select count(*) from pg_namespace where nspname = 'qr_refresh')"
@@ -62,6 +64,5 @@ def dump_lines(output: str) -> list[str]:
 
 def value(url: str, query: str) -> object:
     with psycopg.connect(url) as connection:
-        row = connection.execute(query.encode()).fetchone()
-    assert row is not None
-    return row[0]
+        found: object = value_of(connection, query)
+        return found

@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from tools.engines import ROOT, Server, free_port, wanted_release
-from tools.job import Connection, read_qr, wait_until
+from tools.job import Connection, read_qr, value_of, wait_until
 
 TOOL_IMAGE = "refresh-qr-codes-compose"
 SOCKET = Path("/var/run/docker.sock")
@@ -181,12 +181,6 @@ def project(command: list[str]) -> Iterator[Project]:
         yield project
 
 
-def value(connection: Connection, query: str) -> Any:
-    row = connection.execute(query.encode()).fetchone()
-    assert row is not None
-    return row[0]
-
-
 def test_one_command_gives_a_server_with_the_job_scheduled_that_outlives_a_restart(
     project: Project,
 ) -> None:
@@ -204,7 +198,7 @@ def test_one_command_gives_a_server_with_the_job_scheduled_that_outlives_a_resta
         ).fetchall()
         assert url == [("http://127.0.0.1:1", "environment")]
         query = "select count(*) from cron.job_run_details where status = 'running'"
-        wait_until(lambda: value(connection, query) == 2, "pg_cron runs the job", timeout=90)
+        wait_until(lambda: value_of(connection, query) == 2, "pg_cron runs the job", timeout=90)
         connection.execute(
             "insert into evolution_instances (instance_name, qr_code) values ('shop', 'a code')"
         )
@@ -219,10 +213,10 @@ def test_one_command_gives_a_server_with_the_job_scheduled_that_outlives_a_resta
     project.up()
     assert project.containers()["postgres"]["Id"] != before["Id"]
     with project.connect() as connection:
-        assert value(connection, "select qr_code from evolution_instances") == "a code"
+        assert value_of(connection, "select qr_code from evolution_instances") == "a code"
         schedule = "select schedule from cron.job where jobname = 'refresh-qr-codes'"
-        assert value(connection, schedule) == "7 7 * * *"
-        assert value(connection, "select to_regprocedure('qr_refresh.unschedule()') is not null")
+        assert value_of(connection, schedule) == "7 7 * * *"
+        assert value_of(connection, "select to_regprocedure('qr_refresh.unschedule()') is not null")
 
 
 def test_the_demo_shows_codes_of_the_simulator_to_who_has_the_token(project: Project) -> None:

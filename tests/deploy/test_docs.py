@@ -12,12 +12,13 @@ from textwrap import dedent
 import psycopg
 import pytest
 
-from simulator import Simulator, running_simulator
+from db.order import ROOT
+from simulator import Simulator
 from tests.deploy.installation import OURS, make, value
+from tests.evolution_api import simulator_for
 from tools.engines import Server, start_postgres
 from tools.job import Job, install
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "README.fr.md", "docs/setup.md", "docs/operations.md")
 # sh and sql are run, ini configures the server; the other kinds are only to be read.
 KINDS = {"sh", "sql", "ini", "text", "dockerfile", ""}
@@ -26,6 +27,7 @@ LINKING = (
     "docs/scaling.md",
     "SECURITY.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "examples/live_page/README.md",
 )
 URL = "postgresql://postgres:secret@127.0.0.1:5432/postgres"
@@ -60,8 +62,12 @@ def run_command(line: str, server: Server) -> None:
     elif line.startswith("psql "):
         path = line.split("--file ")[1].split()[0]
         arguments = line.replace(f"--file {path}", "--file -").replace(URL, "").split()
-        code, output = server.run_client(arguments, (ROOT / path).read_text(encoding="utf-8"))
+        text = (ROOT / "dist" / Path(path).name).read_text(encoding="utf-8")
+        code, output = server.run_client(arguments, text)
         assert code == 0, output
+    elif line.startswith("sha256sum "):
+        make("release")  # what a person downloads here
+        subprocess.run(line.split(), cwd=ROOT / "dist", check=True, capture_output=True)
     else:
         # test_apt_could_install_what_the_document_says tries these.
         assert line.startswith("apt install "), f"do not know how to run: {line}"
@@ -95,8 +101,7 @@ def test_what_the_document_says_can_be_run_from_top_to_bottom(document: str) -> 
     with start_postgres(settings=configuration(document)) as fresh:
         ran = 0
         last: list[str] = []
-        with running_simulator(fresh.listen_host) as simulator:
-            base_url = fresh.as_reached(simulator.base_url)
+        with simulator_for(fresh) as simulator:
             simulator.add_instance("user_abc123", "the token of this instance")
             for kind, body in blocks(document):
                 if kind == "sh":
@@ -110,7 +115,7 @@ def test_what_the_document_says_can_be_run_from_top_to_bottom(document: str) -> 
                         run_command(line, fresh)
                         ran += 1
                 elif kind == "sql":
-                    text = body.replace("https://evolution.example.com", base_url)
+                    text = body.replace("https://evolution.example.com", simulator.base_url)
                     if "show_qr('NAME')" in text:
                         give_a_qr(fresh, simulator)
                     with psycopg.connect(fresh.dsn(), autocommit=True) as connection:

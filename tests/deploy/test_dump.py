@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import psycopg
 
-from simulator import running_simulator
 from tests.deploy.installation import value
+from tests.evolution_api import simulator_for
 from tools.engines import Server, start_postgres
 from tools.job import Connection, Job, install, read_qr
 
@@ -57,8 +57,7 @@ def test_a_database_restored_on_the_same_server_is_the_same(
 def test_a_database_moves_to_another_server_with_its_roles_and_its_schedule(
     pg_cron: None,
 ) -> None:
-    with start_postgres(own=True) as old, running_simulator(old.listen_host) as simulator:
-        simulator.base_url = old.as_reached(simulator.base_url)
+    with start_postgres(own=True) as old, simulator_for(old) as simulator:
         install(old.dsn())
         with psycopg.connect(old.dsn(), autocommit=True) as connection:
             connection.execute("create extension pg_cron")

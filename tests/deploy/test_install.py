@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
+from db.order import ROOT
 from simulator import Simulator
-from tests.deploy.installation import OURS, ROOT, make, migrated, run_dist, value
+from tests.deploy.installation import OURS, make, migrated, run_dist, value
 from tools.engines import Server, start_postgres
 from tools.job import Job, read_qr
 

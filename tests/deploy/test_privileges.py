@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pytest
 from pglast import ast as sql
 from psycopg.errors import InsufficientPrivilege
 
-from db.order import FUNCTIONS, VIEWS
+from db.order import FUNCTIONS, PRIVILEGES, VIEWS
 from tests.deploy.installation import migrated, run_dist
 from tools.job import Connection, Job, install
 
@@ -158,6 +159,54 @@ def test_every_role_has_exactly_the_privileges_of_the_table(installed: Installed
     assert YES - found == set(), "less than the table says"
 
 
+def test_the_list_of_privileges_has_every_object_of_ours_and_no_other(database: str) -> None:
+    listed = re.findall(
+        r"\('([a-z0-9_ ]+)', '[a-z ]*', '[a-z_ ]*'\)", PRIVILEGES.read_text("utf-8")
+    )
+    names = sorted(" ".join(listed).split())
+    with psycopg.connect(database) as connection:
+        connection.execute("create table qr_refresh.schema_migrations ()")  # dbmate's
+        rows = connection.execute(
+            f"select p.proname from pg_proc as p where {OURS}"
+            " union all select c.relname from pg_class as c"
+            " where c.relnamespace = 'qr_refresh'::regnamespace"
+            " and c.relkind in ('r', 'p', 'v', 'm', 'S')".encode()
+        ).fetchall()
+    present = sorted(name for (name,) in rows)
+    # runs has two lines: for those who read it, and for the owner of the functions.
+    assert sorted(names) == sorted([*present, "qr_refresh", "runs"])
+
+
+def test_installing_again_changes_no_owner_and_no_privilege(
+    database: str, connect: Callable[[], Connection]
+) -> None:
+    versions = (
+        "select format('%s %s', oid::regclass, xmin) from pg_class"
+        " where relnamespace = 'qr_refresh'::regnamespace"
+        f" union all select format('%s %s', oid::regprocedure, xmin) from pg_proc as p where {OURS}"
+        " union all select format('%s %s', nspname, xmin) from pg_namespace order by 1"
+    )
+    before = connect().execute(versions.encode()).fetchall()
+    connect().execute(PRIVILEGES.read_bytes())
+    assert connect().execute(versions.encode()).fetchall() == before
+
+
+def test_what_is_planted_or_changed_by_others_is_put_right(installed: Installed) -> None:
+    connection = installed.connection
+    (name,) = signatures(connection, "refresh_qr_codes")
+    connection.execute(
+        f"grant execute on function {name} to public;"
+        f" alter function {name} owner to service_role;"
+        " alter view qr_refresh.status owner to service_role;"
+        " grant all on qr_refresh.settings, qr_refresh.status to public;"
+        " grant all on schema qr_refresh to public;"
+        " revoke all on qr_refresh.runs from qr_refresh_owner;"
+        " revoke all on schema qr_refresh from service_role".encode()
+    )
+    installed.install_again()
+    assert effective(connection) == YES
+
+
 def test_installing_again_keeps_what_the_operator_has_granted(installed: Installed) -> None:
     connection = installed.connection
     operators = {
@@ -241,8 +290,8 @@ def test_every_function_has_an_owner_a_search_path_and_a_comment(job: Job) -> No
         hidden = {f"debug_print_{what}=off" for what in ("parse", "rewritten", "plan")}
         if is_definer and is_granted and not hidden <= set(config):
             lacking[name].append("plans hidden from the caller")
-        if "Privileges: " not in comment:
-            lacking[name].append("comment that names the privileges")
+        if ("Privileges: " if is_granted else "Private") not in comment:
+            lacking[name].append("comment that says who may call it")
     assert len(functions) > 20
     assert lacking == {}
 

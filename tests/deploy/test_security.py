@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from db.order import ROOT
+
 TEXT = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
 THREATS = [
     [cell.strip() for cell in line.strip("|").split("|")]

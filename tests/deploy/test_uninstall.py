@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
+from db.order import ROOT
 from simulator import Trouble
-from tests.deploy.installation import OURS, ROOT, dump_lines, made, make, migrated, value
+from tests.deploy.installation import OURS, dump_lines, made, make, migrated, value
 from tools.engines import Server, start_postgres
 from tools.job import Connection, Job, install, read_qr, wait_until
 

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from db.order import MIGRATIONS
+from db.order import MIGRATIONS, ROOT
 from simulator import Simulator
-from tests.deploy.installation import RELEASES, ROOT, make, migrated, run_dist, run_sql_file
+from tests.deploy.installation import RELEASES, make, migrated, run_dist, run_sql_file
 from tools.engines import Server
 from tools.job import Job, read_qr
 

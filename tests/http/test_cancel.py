@@ -12,7 +12,8 @@ import psycopg
 import pytest
 
 from simulator import hostile
-from simulator.hostile import Behaviour, HostileServer, running_hostile_server
+from simulator.hostile import Behaviour, HostileServer
+from tests.evolution_api import hostile_server_for
 from tools.backend import (
     RELEASED_RESOLVER,
     SLOW_RESOLVER,
@@ -160,14 +161,13 @@ def test_a_fast_shutdown_ends_hanging_calls_of_every_kind(
     with contextlib.ExitStack() as stack:
         own = stack.enter_context(start_postgres(own=True))
         install(own.dsn())
-        host = own.listen_host
-        misbehaving = stack.enter_context(running_hostile_server(host))
+        misbehaving = stack.enter_context(hostile_server_for(own))
         for kind, behaviour in BEHAVIOURS.items():
             misbehaving.behave(kind, behaviour)
-        tls = stack.enter_context(running_hostile_server(host, never_handshake=True))
-        port = stack.enter_context(full_backlog(host))
+        tls = stack.enter_context(hostile_server_for(own, never_handshake=True))
+        port = stack.enter_context(full_backlog(own.listen_host))
         urls = {
-            "TLS stalls": own.as_reached(tls.base_url),
+            "TLS stalls": tls.base_url,
             "connect": f"http://{own.reachable_host}:{port}",
         }
         executor = stack.enter_context(ThreadPoolExecutor(len(KINDS)))
@@ -177,7 +177,7 @@ def test_a_fast_shutdown_ends_hanging_calls_of_every_kind(
             session = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
             if kind == "name":
                 run_python(session, SLOW_RESOLVER)
-            url = urls.get(kind, own.as_reached(misbehaving.base_url))
+            url = urls.get(kind, misbehaving.base_url)
             calls.append(
                 executor.submit(
                     session.execute,
@@ -206,8 +206,8 @@ def test_a_session_that_ends_inside_openssl_takes_no_other_along() -> None:
         # A server of its own: a crash in one session ends them all.
         own = stack.enter_context(start_postgres(own=True))
         install(own.dsn())
-        tls = stack.enter_context(running_hostile_server(own.listen_host, never_handshake=True))
-        url = own.as_reached(tls.base_url)
+        tls = stack.enter_context(hostile_server_for(own, never_handshake=True))
+        url = tls.base_url
         watcher = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
         executor = stack.enter_context(ThreadPoolExecutor(1))
         for _ in range(12):
@@ -232,8 +232,8 @@ def test_a_client_that_goes_away_takes_no_other_session_along() -> None:
     with contextlib.ExitStack() as stack:
         own = stack.enter_context(start_postgres(own=True))
         install(own.dsn())
-        tls = stack.enter_context(running_hostile_server(own.listen_host, never_handshake=True))
-        url = own.as_reached(tls.base_url)
+        tls = stack.enter_context(hostile_server_for(own, never_handshake=True))
+        url = tls.base_url
         watcher = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
         for _ in range(3):
             session = psycopg.connect(own.dsn(), autocommit=True)

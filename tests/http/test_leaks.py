@@ -15,13 +15,9 @@ import pytest
 
 from simulator import Simulator, hostile
 from simulator.certificates import new_certificate
-from simulator.hostile import Behaviour, Exchange, HostileServer, head, running_hostile_server
-from tools.backend import (
-    RELEASED_RESOLVER,
-    SLOW_RESOLVER,
-    file_on_server,
-    run_python,
-)
+from simulator.hostile import Behaviour, Exchange, HostileServer, head
+from tests.evolution_api import hostile_server_for
+from tools.backend import RELEASED_RESOLVER, SLOW_RESOLVER, file_on_server, run_python
 from tools.engines import Server, start_postgres
 from tools.job import Connection, Job, install
 
@@ -48,9 +44,8 @@ def body(text: str, status: str = "200 OK") -> Behaviour:
 def test_no_redirect_is_followed(
     hostile_job: Job, hostile_server: HostileServer, server: Server, status: int
 ) -> None:
-    with running_hostile_server(server.listen_host) as other:
-        elsewhere = server.as_reached(other.base_url)
-        for name, url in {"away": elsewhere, "home": hostile_server.base_url}.items():
+    with hostile_server_for(server) as other:
+        for name, url in {"away": other.base_url, "home": hostile_server.base_url}.items():
             target = f"{url}/instance/connect/target"
             hostile_server.behave(name, hostile.redirect(status, target))
             hostile_job.add_row(name)
@@ -66,7 +61,7 @@ def test_no_redirect_is_followed(
 @contextlib.contextmanager
 def misleading_server(server: Server, proxy: HostileServer, certificate: str) -> Iterator[Server]:
     """A server with a job, in whose environment everything that requests reads is set."""
-    url = server.as_reached(proxy.base_url)
+    url = proxy.base_url
     ca_file, netrc, key_log = (f"/tmp/refresh-qr-codes-{secrets.token_hex(8)}" for _ in range(3))
     proxies = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     bundles = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -102,7 +97,7 @@ def test_proxies_netrc_ca_files_and_key_logs_of_the_environment_do_not_matter(
     certificate, context = new_certificate(tmp_path, host)
     with contextlib.ExitStack() as stack:
         proxy, plain, tls = (
-            stack.enter_context(running_hostile_server(server.listen_host, ssl_context=context_))
+            stack.enter_context(hostile_server_for(server, ssl_context=context_))
             for context_ in (None, None, context)
         )
         own = stack.enter_context(misleading_server(server, proxy, certificate))
@@ -110,13 +105,13 @@ def test_proxies_netrc_ca_files_and_key_logs_of_the_environment_do_not_matter(
         job = Job(connection, simulator)
         job.add_row("shop", "a-secret")
 
-        job.set(evolution_api_base_url=server.as_reached(plain.base_url))
+        job.set(evolution_api_base_url=plain.base_url)
         assert job.run()["refreshed"] == 1
         (request,) = plain.requests
         assert request.headers["apikey"] == "a-secret"
         assert "authorization" not in request.headers
 
-        job.set(evolution_api_base_url=server.as_reached(tls.base_url))
+        job.set(evolution_api_base_url=tls.base_url)
         error = job.result("shop")["error"]
         assert error == "Failed to fetch QR for shop: TLS certificate is not trusted"
         assert tls.requests == []
@@ -132,7 +127,7 @@ def test_proxies_netrc_ca_files_and_key_logs_of_the_environment_do_not_matter(
         (misled,) = proxy.requests
         assert "authorization" in misled.headers
         ask = "import os; os.environ['no_proxy'] = '*'\n" + ask
-        url = server.as_reached(tls.base_url)
+        url = tls.base_url
         assert run_python(connection, ask.format(url)) == "200"
         assert logged_keys(connection) > 0
         run_python(connection, "import os; os.unlink(os.environ['SSLKEYLOGFILE'])")

@@ -12,7 +12,8 @@ import pytest
 
 from simulator import Simulator, hostile
 from simulator.certificates import new_certificate
-from simulator.hostile import Behaviour, Exchange, HostileServer, running_hostile_server
+from simulator.hostile import Behaviour, Exchange, HostileServer
+from tests.evolution_api import hostile_server_for
 from tools.backend import ADDRESS_OF, file_on_server, run_python
 from tools.engines import Server, start_postgres
 from tools.job import Job, install, read_qr
@@ -27,8 +28,7 @@ def certificate(server: Server, tmp_path: Path, tls_server: HostileServer) -> st
 @pytest.fixture
 def tls_server(server: Server, tmp_path: Path) -> Iterator[HostileServer]:
     _, context = new_certificate(tmp_path, server.reachable_host)
-    with running_hostile_server(server.listen_host, ssl_context=context) as running:
-        running.base_url = server.as_reached(running.base_url)
+    with hostile_server_for(server, ssl_context=context) as running:
         yield running
 
 
@@ -92,11 +92,10 @@ def test_a_trusted_certificate_for_another_host_is_refused(
 ) -> None:
     certificate, context = new_certificate(tmp_path, host)
     with (
-        running_hostile_server(server.listen_host, ssl_context=context) as running,
+        hostile_server_for(server, ssl_context=context) as running,
         file_on_server(server, certificate) as path,
     ):
-        url = server.as_reached(running.base_url)
-        job.set(evolution_api_base_url=url, ca_file=path)
+        job.set(evolution_api_base_url=running.base_url, ca_file=path)
         job.add_row("shop")
         assert job.result("shop") == REFUSED
         assert running.requests == []
@@ -158,10 +157,10 @@ def test_a_certificate_signed_by_a_ca_of_the_system_is_trusted_without_a_setting
         own = stack.enter_context(start_postgres("docker"))
         install(own.dsn())
         _, context = new_certificate(tmp_path, own.reachable_host, signed_by="authority")
-        tls = stack.enter_context(running_hostile_server(own.listen_host, ssl_context=context))
+        tls = stack.enter_context(hostile_server_for(own, ssl_context=context))
         connection = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
         job = Job(connection, simulator)
-        job.set(evolution_api_base_url=own.as_reached(tls.base_url))
+        job.set(evolution_api_base_url=tls.base_url)
         job.add_row("shop")
         assert job.result("shop") == REFUSED
         with file_on_server(own, authority, "/usr/local/share/ca-certificates/authority.crt"):
@@ -218,10 +217,10 @@ def test_the_certificate_of_an_ipv6_address_is_verified_without_a_port(
 ) -> None:
     certificate, context = new_certificate(tmp_path, "2001:db8::1")
     with (
-        running_hostile_server(server.listen_host, ssl_context=context) as running,
+        hostile_server_for(server, ssl_context=context) as running,
         file_on_server(server, certificate) as path,
     ):
-        reached, port = server.as_reached(running.base_url).removeprefix("https://").split(":")
+        reached, port = running.base_url.removeprefix("https://").split(":")
         run_python(job.connection, ADDRESS_OF.format(host=reached, port=port))
         job.set(evolution_api_base_url="https://[2001:db8::1]", ca_file=path)
         job.add_row("shop")

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from simulator import Simulator, Trouble, running_simulator
+from simulator import Simulator, Trouble
 from tests.deploy.installation import migrated
+from tests.evolution_api import simulator_for
 from tools.backend import run_python
 from tools.engines import Server, start_postgres
 from tools.job import Connection, Job, install, read_qr, wait_until
@@ -116,46 +117,45 @@ def test_a_server_that_speaks_another_language_changes_no_report_and_no_error(
     url = french_server.dsn(encoding.lower())
     assert "Installed" in migrated(url)
     with (
-        running_simulator(french_server.listen_host) as simulator,
+        simulator_for(french_server) as simulator,
         psycopg.connect(url, autocommit=True) as second,
+        job_in(url, simulator) as job,
     ):
-        simulator.base_url = french_server.as_reached(simulator.base_url)
-        with job_in(url, simulator) as job:
-            job.connection.execute(
-                "alter table evolution_instances add check (instance_name <> 'refusé'"
-                " or qr_code is null)"
-            )
-            job.add("café")
-            job.add("refusé")
-            report = job.run()
-            assert [result.get("error") for result in report["results"]] == [
-                None,
-                "Database update failed",
-            ]
-            with pytest.raises(psycopg.Error) as raised:
-                job.run("personne")
-            assert raised.value.sqlstate == "QR001"
-            assert "there is no such instance" in (raised.value.diag.message_primary or "")
-            assert "par z" in message_of_division(job.connection)
+        job.connection.execute(
+            "alter table evolution_instances add check (instance_name <> 'refusé'"
+            " or qr_code is null)"
+        )
+        job.add("café")
+        job.add("refusé")
+        report = job.run()
+        assert [result.get("error") for result in report["results"]] == [
+            None,
+            "Database update failed",
+        ]
+        with pytest.raises(psycopg.Error) as raised:
+            job.run("personne")
+        assert raised.value.sqlstate == "QR001"
+        assert "there is no such instance" in (raised.value.diag.message_primary or "")
+        assert "par z" in message_of_division(job.connection)
 
-            # A cancel in the middle of HTTP is told apart by its code, not by its words.
-            simulator.instance("café").answer_with = Trouble.HANG
-            asked = simulator.total_requests
-            pid = job.connection.info.backend_pid
-            with ThreadPoolExecutor(1) as pool:
-                run = pool.submit(job.run)
-                wait_until(lambda: simulator.total_requests > asked, "the run asks")
-                second.execute("select pg_cancel_backend(%s)", (pid,))
-                assert isinstance(run.exception(15), psycopg.errors.QueryCanceled)
-            simulator.instance("café").answer_with = None
+        # A cancel in the middle of HTTP is told apart by its code, not by its words.
+        simulator.instance("café").answer_with = Trouble.HANG
+        asked = simulator.total_requests
+        pid = job.connection.info.backend_pid
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(job.run)
+            wait_until(lambda: simulator.total_requests > asked, "the run asks")
+            second.execute("select pg_cancel_backend(%s)", (pid,))
+            assert isinstance(run.exception(15), psycopg.errors.QueryCanceled)
+        simulator.instance("café").answer_with = None
 
-            job.connection.execute("alter table evolution_instances rename to autre")
-            assert job.run() == {"success": False, "error": "Error fetching instances"}
-            job.connection.execute("alter table autre rename to evolution_instances")
-            assert job.run()["refreshed"] == 1
-            # What the session says after a run is in French, as before it.
-            assert "par z" in message_of_division(job.connection)
-            assert "was terminated by signal" not in french_server.log_text()
+        job.connection.execute("alter table evolution_instances rename to autre")
+        assert job.run() == {"success": False, "error": "Error fetching instances"}
+        job.connection.execute("alter table autre rename to evolution_instances")
+        assert job.run()["refreshed"] == 1
+        # What the session says after a run is in French, as before it.
+        assert "par z" in message_of_division(job.connection)
+        assert "was terminated by signal" not in french_server.log_text()
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from simulator import Instance, Simulator, Trouble, running_simulator
+from tests.evolution_api import simulator_for
 from tools.backend import refusing_port, run_python
 from tools.engines import CommandResult, Server, start_postgres
 from tools.job import Connection, Job, install, read_qr, wait_until
@@ -50,8 +51,7 @@ def connection_to(server: Server) -> Connection:
 
 @pytest.fixture
 def evolution(breakable: Server) -> Iterator[Simulator]:
-    with running_simulator(breakable.listen_host) as running:
-        running.base_url = breakable.as_reached(running.base_url)
+    with simulator_for(breakable) as running:
         yield running
 
 
@@ -230,8 +230,7 @@ def test_evolution_api_is_down_for_a_while(breakable: Server, connected: Job) ->
 
 
 def test_a_full_disk_for_the_log_costs_the_log_only() -> None:
-    with start_postgres(own=True) as server, running_simulator(server.listen_host) as evolution:
-        evolution.base_url = server.as_reached(evolution.base_url)
+    with start_postgres(own=True) as server, simulator_for(server) as evolution:
         install(server.dsn())
         with psycopg.connect(server.dsn(), autocommit=True) as connection:
             # Whatever is written to /dev/full finds the disk full.

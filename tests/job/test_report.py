@@ -23,10 +23,8 @@ from simulator import (
 )
 from tools.backend import refusing_port, run_python
 from tools.engines import Server
-from tools.job import Connection, Job, read_qr, wait_until
+from tools.job import OLD_QR, STORED, Connection, Job, read_qr, wait_until
 
-OLD_QR = "data:image/png;base64,iVBORw0KGgo="
-STORED = {"success": True, "qr_updated": True}
 NO_QR = {
     "success": True,
     "qr_updated": False,

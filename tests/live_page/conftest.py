@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from examples.live_page.server import serving
 from simulator.background import in_background
-from simulator.picture import data_url, qr_text
-from tools.job import Job
+from tests.live_page.screen import opened
 from tools.page_role import create_page_role
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -34,15 +32,6 @@ CHROMIUM_OPTIONS = [
 expect.set_options(timeout=30_000)
 
 
-def add_with_code(job: Job, name: str, stored_before: str = "0 seconds") -> None:
-    """Add a connecting instance at once with a code, which was stored so long ago."""
-    job.connection.execute(
-        "insert into evolution_instances (instance_name, instance_status, qr_code, last_qr_update)"
-        " values (%s, 'connecting', %s, now() - %s::interval)",
-        (name, data_url(qr_text(name)), stored_before),
-    )
-
-
 @pytest.fixture
 def page_database(database: str) -> str:
     """The URL of the test's database for the page's role."""
@@ -61,7 +50,7 @@ def live_page(page_database: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if not CHROMIUM.exists():
-        message = f"{CHROMIUM} is missing: tests/install_packages.sh browser installs it on Debian"
+        message = f"{CHROMIUM} is missing: tools/install_packages.sh browser installs it on Debian"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
@@ -71,18 +60,6 @@ def browser() -> Iterator[Browser]:
         )
         yield running
         running.close()
-
-
-@contextmanager
-def opened(browser: Browser, address: str, **options: object) -> Iterator[Page]:
-    """Open the page in a fresh profile; options are those of Playwright's new_context."""
-    context = browser.new_context(**options)  # type: ignore[arg-type]
-    try:
-        page = context.new_page()
-        page.goto(address)
-        yield page
-    finally:
-        context.close()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from examples.live_page import board
 from examples.live_page.server import serving
 from simulator.background import in_background
 from simulator.picture import data_url, qr_text
-from tests.live_page.conftest import add_with_code
+from tests.live_page.screen import add_with_code
 from tools.engines import ROOT, Server
 from tools.job import Connection, Job, install, wait_until
 from tools.page_role import CREATE_ROLE, create_page_role

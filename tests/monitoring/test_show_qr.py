@@ -13,7 +13,7 @@ import zxingcpp
 from PIL import Image, ImageDraw
 
 from tools.engines import Server
-from tools.job import PNG_URL, Job
+from tools.job import PNG_URL, Job, refusal
 
 CELL = 6  # pixels a module
 
@@ -69,17 +69,17 @@ def test_pictures_of_every_size_are_read(job: Job) -> None:
         assert scan(job.value("select qr_refresh.show_qr(%s)", name)) == "x" * length, name
 
 
-def refusal(job: Job, name: str = "shop") -> psycopg.Error:
-    with pytest.raises(psycopg.Error) as raised:
-        job.connection.execute("select qr_refresh.show_qr(%s)", (name,))
-    assert raised.value.diag.message_detail and raised.value.diag.message_hint
-    return raised.value
+def why_not(job: Job, name: str = "shop") -> psycopg.Error:
+    """Return the error with which show_qr() refuses, which says what to do."""
+    error = refusal(job.connection, "select qr_refresh.show_qr(%s)", name)
+    assert error.diag.message_detail and error.diag.message_hint
+    return error
 
 
 def test_without_a_row_or_a_qr_code_the_error_says_so(job: Job) -> None:
     job.add_row("shop")
-    assert refusal(job, "Shop").sqlstate == "QR001"
-    assert refusal(job).sqlstate == "QR006"
+    assert why_not(job, "Shop").sqlstate == "QR001"
+    assert why_not(job).sqlstate == "QR006"
 
 
 def png(picture: Image.Image) -> str:
@@ -100,13 +100,13 @@ def test_what_is_not_a_picture_of_a_qr_code_is_refused(job: Job) -> None:
     }
     for name, data_url in stored.items():
         job.add_row(name, qr_code=data_url)
-        assert refusal(job, name).sqlstate == "QR007", name
+        assert why_not(job, name).sqlstate == "QR007", name
 
 
 def test_without_pillow_the_error_names_the_package(job: Job) -> None:
     job.add_row("shop")
     job.connection.execute("do language plpython3u $$ import sys; sys.modules['PIL'] = None $$")
-    error = refusal(job)
+    error = why_not(job)
     assert error.sqlstate == "QR005"
     assert "apt install python3-pil" in (error.diag.message_hint or "")
 

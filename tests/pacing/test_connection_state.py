@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from psycopg.rows import class_row
 
-from simulator import Simulator, Trouble, error_answer, json_answer, running_simulator
+from simulator import Simulator, Trouble, error_answer, json_answer
 from simulator.hostile import HostileServer
 from simulator.instance import Reaction, StateName
+from tests.evolution_api import simulator_for
+from tests.http.misbehaviour import LATE
 from tools.backend import run_python, wait_for_threads_to_end
 from tools.engines import Server
 from tools.job import PNG_URL, Connection, Job, read_qr
-
-LATE = 1.0  # seconds over its time at which a request has failed its deadline
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,9 @@ def fetch(connection: Connection, *wanted: Wanted, **options: Any) -> dict[str, 
     return {row.instance_name: row for row in rows}
 
 
-def routes(simulator: Simulator, name: str) -> list[str]:
-    """Return what was asked about an instance, in order."""
-    return [request.path.split("/")[2] for request in simulator.requests_of(name)]
-
-
 @pytest.fixture
 def second_simulator(server: Server) -> Iterator[Simulator]:
-    with running_simulator(server.listen_host) as running:
-        running.base_url = server.as_reached(running.base_url)
+    with simulator_for(server) as running:
         yield running
 
 
@@ -104,7 +98,7 @@ def test_the_state_decides_whether_connect_is_called(
     job.simulator.add_instance("a shop/1", "token", state=state)
     wanted = Wanted("a shop/1", job.simulator.base_url, connect_on_close=connect_on_close)
     row = fetch(job.connection, wanted)["a shop/1"]
-    assert routes(job.simulator, "a shop/1") == asked
+    assert job.simulator.routes_of("a shop/1") == asked
     assert (row.outcome, row.reconnected) == (outcome, reconnected)
     assert job.simulator.sockets_opened("a shop/1") == int(reconnected)
     if outcome == "qr_code":
@@ -120,7 +114,7 @@ def test_without_the_check_connect_is_called_at_once(job: Job) -> None:
     job.simulator.add_instance("shop", "token", state="close")
     wanted = Wanted("shop", job.simulator.base_url, check_state=False)
     row = fetch(job.connection, wanted)["shop"]
-    assert routes(job.simulator, "shop") == ["connect"]
+    assert job.simulator.routes_of("shop") == ["connect"]
     assert (row.outcome, row.reconnected) == ("qr_code", None)
 
 
@@ -145,7 +139,7 @@ def test_without_an_answer_about_the_state_connect_is_not_called(
     row = fetch(job.connection, wanted, request_timeout=timeout)["shop"]
     assert (row.outcome, row.error, row.qr_code) == (outcome, error, None)
     assert row.reconnected is False
-    assert set(routes(job.simulator, "shop")) == {"connectionState"}
+    assert set(job.simulator.routes_of("shop")) == {"connectionState"}
 
 
 def test_a_state_that_nobody_knows_goes_on_with_connect(job: Job) -> None:
@@ -164,7 +158,7 @@ def test_both_calls_together_end_at_the_timeout(job: Job) -> None:
     row = fetch(job.connection, wanted, request_timeout=1.7)["shop"]
     seconds = time.monotonic() - begun_at
     assert row.outcome == "timeout"
-    assert routes(job.simulator, "shop") == ["connectionState", "connect"]
+    assert job.simulator.routes_of("shop") == ["connectionState", "connect"]
     assert 1.7 <= row.elapsed <= seconds < 1.7 + LATE
 
 
@@ -233,7 +227,7 @@ def test_the_most_calls_at_a_time_counts_for_each_server(
     assert [s.peak_concurrency for s in (job.simulator, second_simulator)] == [3, 3]
 
 
-# A resolver that waits for one name only; tests/database/backend.py says what that simulates.
+# A resolver that waits for one name only; tools/backend.py says what that simulates.
 SLOW_FOR_ONE_NAME = """
     import socket, threading
     GD['released'] = threading.Event()

@@ -14,23 +14,13 @@ from tools.backend import run_python
 from tools.job import Connection, Job, wait_until
 
 
-def routes(simulator: Simulator, name: str) -> list[str]:
-    return [request.path.split("/")[2] for request in simulator.requests_of(name)]
-
-
-def tick(job: Job) -> None:
-    """Do what both lanes of live mode do at one tick."""
-    for lane in ("fast", "slow"):
-        job.value("select report from qr_refresh.refresh_due(%s, 1, 1)", lane)
-
-
 def test_after_an_answer_without_a_qr_the_state_is_asked_first(
     job: Job, simulator: Simulator
 ) -> None:
     job.add("shop", qr_delay=1000)
     job.run()
     job.run()
-    assert routes(simulator, "shop") == ["connect", "connectionState", "connect"]
+    assert simulator.routes_of("shop") == ["connect", "connectionState", "connect"]
 
 
 def test_a_run_each_minute_asks_for_no_state_as_long_as_there_is_a_new_qr_each_time(
@@ -40,16 +30,16 @@ def test_a_run_each_minute_asks_for_no_state_as_long_as_there_is_a_new_qr_each_t
     for _ in range(3):
         job.run()
         job.let_time_pass(60)
-    assert routes(simulator, "shop") == ["connect"] * 3
+    assert simulator.routes_of("shop") == ["connect"] * 3
 
 
 def test_live_mode_leaves_a_new_instance_that_is_closed_to_the_slow_lane(
     job: Job, simulator: Simulator
 ) -> None:
     instance = job.add("shop", state="close")
-    tick(job)
+    job.tick_in_both_lanes()
     # Such a connect takes two seconds, for which the fast lane has no time.
-    assert routes(simulator, "shop") == ["connectionState", "connectionState", "connect"]
+    assert simulator.routes_of("shop") == ["connectionState", "connectionState", "connect"]
     assert instance.sockets_opened == 1
     assert job.row("shop").qr_code is not None
 
@@ -67,10 +57,10 @@ def test_two_sessions_that_ask_at_once_open_one_socket(
         run = executor.submit(first.execute, "select refresh_qr_codes('shop')")
         wait_until(lambda: simulator.requests_of("shop"), "the first one is in its call")
         assert job.run()["total_instances"] == 1
-        tick(job)
+        job.tick_in_both_lanes()
         assert not run.done()
         run.result(10)
-    tick(job)
+    job.tick_in_both_lanes()
     assert instance.sockets_opened == 1
 
 
@@ -91,17 +81,17 @@ def test_a_server_that_hangs_has_opened_no_socket(job: Job, simulator: Simulator
     instance = job.add("shop", state="close")
     instance.answer_with = instance.answer_state_with = Trouble.HANG
     job.set(request_timeout="1600 ms")
-    tick(job)
+    job.tick_in_both_lanes()
     # Both lanes have asked, and it counts once.
     assert job.value("select failures from qr_refresh.instance_state") == 1
     for _ in range(2):
         job.let_time_pass(30)
-        tick(job)
+        job.tick_in_both_lanes()
     assert job.value("select reconnects from qr_refresh.instance_state") == 0
     instance.answer_with = instance.answer_state_with = None
     job.set(request_timeout="8 s")
     job.let_time_pass(60)
-    tick(job)
+    job.tick_in_both_lanes()
     assert job.row("shop").qr_code is not None
 
 
@@ -109,27 +99,27 @@ def test_as_long_as_its_qr_changes_in_time_an_instance_is_not_asked_for_its_stat
     job: Job, simulator: Simulator
 ) -> None:
     job.add("shop")
-    tick(job)
+    job.tick_in_both_lanes()
     for _ in range(120):
         job.let_time_pass(0.5)
-        tick(job)
-    assert routes(simulator, "shop").count("connectionState") == 1  # the first time
+        job.tick_in_both_lanes()
+    assert simulator.routes_of("shop").count("connectionState") == 1  # the first time
 
 
 def test_a_qr_that_does_not_change_in_time_has_the_state_asked(
     job: Job, simulator: Simulator
 ) -> None:
     instance = job.add("shop")
-    tick(job)
+    job.tick_in_both_lanes()
     instance.answer_with = qr_answer(instance.qr)
     for _ in range(2):
         job.let_time_pass(22.6)
-        tick(job)
+        job.tick_in_both_lanes()
     # Now it should have changed a moment ago.
-    assert routes(simulator, "shop") == ["connectionState", "connect", "connect", "connect"]
+    assert simulator.routes_of("shop") == ["connectionState", "connect", "connect", "connect"]
     job.let_time_pass(10)
-    tick(job)
-    assert routes(simulator, "shop")[4:] == ["connectionState", "connect"]
+    job.tick_in_both_lanes()
+    assert simulator.routes_of("shop")[4:] == ["connectionState", "connect"]
 
 
 def test_a_connect_that_is_cut_short_has_the_state_asked_until_a_new_qr_comes(
@@ -140,9 +130,9 @@ def test_a_connect_that_is_cut_short_has_the_state_asked_until_a_new_qr_comes(
 
     def asked_after(seconds: float) -> list[str]:
         job.let_time_pass(seconds)
-        before = len(routes(simulator, "shop"))
-        tick(job)
-        return routes(simulator, "shop")[before:]
+        before = len(simulator.routes_of("shop"))
+        job.tick_in_both_lanes()
+        return simulator.routes_of("shop")[before:]
 
     answers = iter([Trouble.HANG])
     instance.answer_with = lambda _: next(answers, None)
@@ -163,7 +153,7 @@ def test_an_instance_that_gets_no_qr_after_a_reconnect_is_asked_less_and_less_of
     instance = job.add("shop", state="close", qr_delay=100_000)
     begun_at = simulator.clock.now()
     while simulator.clock.now() < begun_at + 180:
-        tick(job)
+        job.tick_in_both_lanes()
         job.let_time_pass(1)
     assert instance.sockets_opened == 1
     calls = [request.time - begun_at for request in simulator.requests]
@@ -191,14 +181,14 @@ def test_a_closed_instance_is_asked_before_it_may_be_connected_again(
 ) -> None:
     simulator.start_outage()
     instance = job.add("shop", state="close")
-    tick(job)
+    job.tick_in_both_lanes()
     job.let_time_pass(2)
-    tick(job)
+    job.tick_in_both_lanes()
     assert job.value("select outcome from qr_refresh.instance_state") == "closed"
     simulator.end_outage()
     instance.connect()  # somebody else does
     job.let_time_pass(2)
-    tick(job)
+    job.tick_in_both_lanes()
     assert job.row("shop").qr_code is not None
 
 
@@ -207,16 +197,16 @@ def test_after_a_reconnect_the_qr_is_waited_for_from_second_to_second(
 ) -> None:
     simulator.start_outage()
     instance = job.add("shop", state="close", qr_delay=6)
-    tick(job)
+    job.tick_in_both_lanes()
     # It has been down for long.
     job.connection.execute("update qr_refresh.instance_state set failures = 30")
     simulator.end_outage()
     job.let_time_pass(80)
-    tick(job)
+    job.tick_in_both_lanes()
     assert (instance.sockets_opened, job.row("shop").qr_code) == (2, None)
     for _ in range(4):
         job.let_time_pass(1.2)
-        tick(job)
+        job.tick_in_both_lanes()
     assert job.row("shop").qr_code is not None
 
 
@@ -224,11 +214,11 @@ def test_an_outage_of_ten_minutes_opens_few_sockets(
     job: Job, simulator: Simulator, record_property: Callable[[str, object], None]
 ) -> None:
     instances = [job.add(f"shop {number}") for number in range(3)]
-    tick(job)
+    job.tick_in_both_lanes()
     simulator.start_outage()
     begun_at = simulator.clock.now()
     while simulator.clock.now() < begun_at + 600:
-        tick(job)
+        job.tick_in_both_lanes()
         job.let_time_pass(2)
     record_property("sockets", [instance.sockets_opened for instance in instances])
     for instance in instances:
@@ -255,7 +245,7 @@ def test_an_outage_of_ten_minutes_opens_few_sockets(
     stored = {instance.name: job.row(instance.name).qr_code for instance in instances}
     for _ in range(200):
         job.let_time_pass(5)
-        tick(job)
+        job.tick_in_both_lanes()
         if all(job.row(name).qr_code != old for name, old in stored.items()):
             break
     assert all(job.row(name).qr_code != old for name, old in stored.items())

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
-import psycopg
 import pytest
 
 from db import order
-from tools.engines import Server
-from tools.job import Connection, Job, install
+from tools.job import Job, refusal
 
+PRUNE = "select qr_refresh.prune_history()"
 LEFT = "select array_agg(runid order by runid) from cron.job_run_details"
 
 
-@pytest.fixture
-def cron(server: Server, pg_cron: None) -> Iterator[Connection]:
-    """A session where pg_cron lives; afterwards no job, history or role is left."""
-    install(server.dsn())
-    with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        connection.execute("create extension if not exists pg_cron")
-        yield connection
-        connection.execute("reset role")
-        connection.execute("update qr_refresh.settings set history_retention = default")
-        connection.execute("select cron.unschedule(jobid) from cron.job")
-        connection.execute("delete from cron.job_run_details")
-
-
 def keep(
-    connection: Connection,
+    cron: Job,
     number: int,
     command: str,
     age: str | None = "8 days",
@@ -37,7 +22,7 @@ def keep(
     user: str = "postgres",
 ) -> None:
     """Add a row as pg_cron does."""
-    connection.execute(
+    cron.connection.execute(
         "insert into cron.job_run_details"
         " (jobid, runid, database, username, command, status, start_time)"
         " values (1, %s, %s, %s, %s, 'succeeded', now() - %s::interval)",
@@ -45,20 +30,16 @@ def keep(
     )
 
 
-def left(connection: Connection) -> list[int]:
-    row = connection.execute(LEFT.encode()).fetchone()
-    assert row is not None
-    numbers: list[int] = row[0] or []
+def left(cron: Job) -> list[int]:
+    numbers: list[int] = cron.value(LEFT) or []
     return numbers
 
 
-def prune(connection: Connection) -> int:
-    row = connection.execute("select qr_refresh.prune_history()").fetchone()
-    assert row is not None
-    return int(row[0])
+def prune(cron: Job) -> int:
+    return int(cron.value(PRUNE))
 
 
-def test_old_runs_of_our_jobs_go_and_everything_else_stays(cron: Connection) -> None:
+def test_old_runs_of_our_jobs_go_and_everything_else_stays(cron: Job) -> None:
     for number, command in enumerate(
         [
             "SELECT refresh_qr_codes()",
@@ -79,54 +60,53 @@ def test_old_runs_of_our_jobs_go_and_everything_else_stays(cron: Connection) -> 
     assert prune(cron) == 0
 
 
-def test_history_retention_says_how_old_is_too_old(cron: Connection) -> None:
+def test_history_retention_says_how_old_is_too_old(cron: Job) -> None:
     keep(cron, 1, "SELECT refresh_qr_codes()", age="3 hours")
     assert prune(cron) == 0
-    cron.execute("update qr_refresh.settings set history_retention = '2 hours'")
+    cron.connection.execute("update qr_refresh.settings set history_retention = '2 hours'")
     assert prune(cron) == 1
 
 
 @pytest.mark.parametrize(
     "call", ["schedule()", "schedule('live')", "schedule('live', workers => 3)"]
 )
-def test_what_every_job_of_schedule_leaves_is_pruned(cron: Connection, call: str) -> None:
-    cron.execute(f"select qr_refresh.{call}".encode())
-    commands = cron.execute("select jobid, command from cron.job").fetchall()
+def test_what_every_job_of_schedule_leaves_is_pruned(cron: Job, call: str) -> None:
+    cron.connection.execute(f"select qr_refresh.{call}".encode())
+    commands = cron.connection.execute("select jobid, command from cron.job").fetchall()
     assert len(commands) >= 2
     for number, command in commands:
         keep(cron, number, command)
     assert prune(cron) == len(commands)
 
 
-def test_who_is_no_superuser_prunes_what_ran_as_them(cron: Connection) -> None:
-    cron.execute("create role scheduler")
+def test_who_is_no_superuser_prunes_what_ran_as_them(cron: Job) -> None:
+    cron.connection.execute("create role scheduler")
     try:
-        cron.execute(
+        cron.connection.execute(
             "grant usage on schema cron, qr_refresh to scheduler;"
             "grant select on qr_refresh.settings to scheduler;"
             "grant execute on all functions in schema qr_refresh to scheduler"
         )
         keep(cron, 1, "SELECT refresh_qr_codes()", user="scheduler")
         keep(cron, 2, "SELECT refresh_qr_codes()")
-        cron.execute("set role scheduler")
+        cron.connection.execute("set role scheduler")
         assert prune(cron) == 1
-        cron.execute("reset role")
+        cron.connection.execute("reset role")
         assert left(cron) == [2]
     finally:
-        cron.execute("reset role; drop owned by scheduler; drop role scheduler")
+        cron.connection.execute("reset role; drop owned by scheduler; drop role scheduler")
 
 
 def test_from_another_database_the_hint_is_what_to_run_where_pg_cron_lives(
-    cron: Connection, job: Job
+    cron: Job, job: Job
 ) -> None:
     here = job.connection.info.dbname
     keep(cron, 1, "SELECT refresh_qr_codes()", database=here)
     keep(cron, 2, "SELECT refresh_qr_codes()")
-    with pytest.raises(psycopg.Error) as raised:
-        prune(job.connection)
-    assert raised.value.sqlstate == "QR002"
-    hint = raised.value.diag.message_hint or ""
-    cron.execute(hint.removeprefix("Run there: ").encode())
+    error = refusal(job.connection, PRUNE)
+    assert error.sqlstate == "QR002"
+    hint = error.diag.message_hint or ""
+    cron.connection.execute(hint.removeprefix("Run there: ").encode())
     assert left(cron) == [2]
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 
-from simulator import Simulator
+from db.order import ROOT
 from tools.engines import Server, start_postgres
-from tools.job import Connection, Job, install, read_qr, wait_until
+from tools.job import Connection, Job, install, read_qr, refusal, wait_until
 
 MARKER = "marker-5d20b8-token"
-SECURITY = (Path(__file__).resolve().parents[2] / "SECURITY.md").read_text(encoding="utf-8")
+SECURITY = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
 # Without the one that is there once for all schedules, and has a test of its own.
 JOBS = (
     "select jobname, schedule, command, active, database from cron.job"
@@ -23,34 +21,6 @@ JOBS = (
 OURS = ("refresh-qr-codes", "* * * * *", "SELECT refresh_qr_codes()", True, "postgres")
 # Where a run that pg_cron begins at the full minute would be one too many.
 NOT_NOW = "0 0 30 2 *"
-
-
-@pytest.fixture(scope="module")
-def cron_url(server: Server, pg_cron: None) -> str:
-    """The one database of the server in which pg_cron lives, with the job installed."""
-    url = server.dsn("postgres")
-    with psycopg.connect(url) as connection:
-        connection.execute("create extension if not exists pg_cron")
-    install(url)
-    return url
-
-
-@pytest.fixture
-def cron(cron_url: str, simulator: Simulator) -> Iterator[Job]:
-    """The job where pg_cron can run it; afterwards no schedule, row or run is left."""
-    with psycopg.connect(cron_url, autocommit=True) as connection:
-        job = Job(connection, simulator)
-        job.set(evolution_api_base_url=simulator.base_url)
-        yield job
-        connection.execute("reset role")
-        connection.execute("select qr_refresh.unschedule()")
-        # A live mode that is at work goes on until its minute is over.
-        ours = "select pg_cancel_backend(pid) from pg_stat_activity where query like 'CALL qr_%'"
-        wait_until(lambda: not connection.execute(ours).fetchall(), "live mode has ended")
-        connection.execute("select cron.unschedule(jobid) from cron.job")
-        for table in ("cron.job_run_details", "qr_refresh.runs", "qr_refresh.instance_state"):
-            connection.execute(f"delete from {table}".encode())
-        connection.execute("delete from evolution_instances")
 
 
 def jobs(job: Job) -> list[tuple[object, ...]]:
@@ -306,25 +276,24 @@ def test_the_queries_of_the_edge_functions_documentation_find_the_job(cron: Job)
     assert [row[2:4] for row in history.fetchall()] == [("succeeded", "1 row")]
 
 
-def refusal(connection: Connection, call: str) -> tuple[str, str]:
+def why_not_here(connection: Connection, call: str) -> tuple[str, str]:
     """The message and the hint of a call that is refused with QR002."""
-    with pytest.raises(psycopg.Error) as raised:
-        connection.execute(call.encode())
-    assert raised.value.sqlstate == "QR002"
-    return raised.value.diag.message_primary or "", raised.value.diag.message_hint or ""
+    error = refusal(connection, call)
+    assert error.sqlstate == "QR002"
+    return error.diag.message_primary or "", error.diag.message_hint or ""
 
 
 def test_from_another_database_the_error_says_what_to_run_and_where(cron: Job, job: Job) -> None:
     here = job.connection.info.dbname
     all_jobs = "select jobname, schedule, command, database from cron.job order by jobid"
-    message, hint = refusal(job.connection, "select qr_refresh.schedule()")
+    message, hint = why_not_here(job.connection, "select qr_refresh.schedule()")
     assert message == "pg_cron lives in database 'postgres', not in this one"
     cron.connection.execute(hint.removeprefix("Run there: ").encode())
     name = f"refresh-qr-codes@{here}"
     assert cron.connection.execute(all_jobs.encode()).fetchall() == [
         (name, "* * * * *", "SELECT refresh_qr_codes()", here)
     ]
-    message, hint = refusal(job.connection, "select qr_refresh.schedule('live')")
+    message, hint = why_not_here(job.connection, "select qr_refresh.schedule('live')")
     cron.connection.execute(hint.removeprefix("Run there: ").encode())
     assert cron.connection.execute(all_jobs.encode()).fetchall() == [
         (name, "* * * * *", "CALL qr_refresh.live('fast', 1, 1)", here),
@@ -338,17 +307,17 @@ def test_from_another_database_the_error_says_what_to_run_and_where(cron: Job, j
         ("'live'", [name, f"refresh-qr-codes-slow@{here}"]),
         ("", [name]),
     ):
-        message, hint = refusal(job.connection, f"select qr_refresh.schedule({call})")
+        message, hint = why_not_here(job.connection, f"select qr_refresh.schedule({call})")
         cron.connection.execute(hint.removeprefix("Run there: ").encode())
         assert sorted(cron.value(here_jobs)) == sorted(names)
-    message, hint = refusal(job.connection, "select qr_refresh.unschedule()")
+    message, hint = why_not_here(job.connection, "select qr_refresh.unschedule()")
     cron.connection.execute(hint.removeprefix("Run there: ").encode())
     assert cron.connection.execute(all_jobs.encode()).fetchall() == []
 
 
 def test_the_jobs_of_two_databases_do_not_touch_each_other(cron: Job, job: Job) -> None:
     here = job.connection.info.dbname
-    _, hint = refusal(job.connection, "select qr_refresh.schedule('live')")
+    _, hint = why_not_here(job.connection, "select qr_refresh.schedule('live')")
     cron.connection.execute(hint.removeprefix("Run there: ").encode())
     of_this_database = "select array_agg(jobname order by 1) from cron.job where database = %s"
     before = cron.value(of_this_database, here)
@@ -357,7 +326,7 @@ def test_the_jobs_of_two_databases_do_not_touch_each_other(cron: Job, job: Job) 
     assert cron.value(of_this_database, here) == before
     cron.connection.execute("select qr_refresh.unschedule()")
     assert cron.value(of_this_database, here) == before
-    _, hint = refusal(job.connection, "select qr_refresh.unschedule()")
+    _, hint = why_not_here(job.connection, "select qr_refresh.unschedule()")
     cron.connection.execute(hint.removeprefix("Run there: ").encode())
     assert cron.value(of_this_database, here) is None
 
@@ -367,7 +336,7 @@ def test_without_pg_cron_the_error_names_the_package_and_the_settings() -> None:
         install(bare.dsn())
         with psycopg.connect(bare.dsn(), autocommit=True) as connection:
             for call in ("select qr_refresh.schedule()", "select qr_refresh.unschedule()"):
-                message, hint = refusal(connection, call)
+                message, hint = why_not_here(connection, call)
                 assert message == "pg_cron is not loaded on this server"
                 assert f"apt install postgresql-{bare.major}-cron" in hint
                 assert "shared_preload_libraries = 'pg_cron'" in hint
@@ -378,7 +347,7 @@ def test_without_the_extension_the_error_says_to_create_it(pg_cron: None) -> Non
     with start_postgres(own=True) as fresh:
         install(fresh.dsn())
         with psycopg.connect(fresh.dsn(), autocommit=True) as connection:
-            message, hint = refusal(connection, "select qr_refresh.schedule()")
+            message, hint = why_not_here(connection, "select qr_refresh.schedule()")
             assert message == "extension pg_cron is not created in this database"
             connection.execute("create extension pg_cron")
             connection.execute("select qr_refresh.schedule()")

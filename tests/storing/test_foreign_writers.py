@@ -18,10 +18,8 @@ import pytest
 from simulator import hostile
 from simulator.hostile import Exchange, HostileServer
 from tools.engines import Server
-from tools.job import Connection, Job, read_qr, wait_until
+from tools.job import OLD_QR, STORED, Connection, Job, read_qr, value_of, wait_until
 
-OLD_QR = "data:image/png;base64,iVBORw0KGgo="
-STORED = {"success": True, "qr_updated": True}
 CHANGED = {"success": True, "qr_updated": False, "error": "Instance changed during the run"}
 REFUSED = {"success": False, "qr_updated": False, "error": "Database update failed"}
 WHOLE_TABLE = "select to_jsonb(e) from evolution_instances as e order by instance_name"
@@ -177,14 +175,9 @@ def test_a_row_that_is_locked_for_a_moment_is_stored(
         application.execute("select from evolution_instances for update")
         run.released.set()
         second = "select last_value >= 2 from attempts"
-        wait_until(lambda: is_so(application, second), "the job tries once more")
+        wait_until(lambda: value_of(application, second), "the job tries once more")
     assert run.outcome.result(30)["results"] == [{"instance_name": "shop", **STORED}]
     assert fetched(hostile_job, "shop")
-
-
-def is_so(connection: Connection, query: str) -> bool:
-    row = connection.execute(query.encode()).fetchone()
-    return row is not None and bool(row[0])
 
 
 def test_a_row_that_another_table_refers_to_meanwhile_is_stored(
@@ -301,19 +294,12 @@ def test_more_columns_stay_as_they_are_and_generated_ones_follow(
     run = hold("shop")
     application = connect()
     application.execute("update evolution_instances set note = 'meanwhile'")
-    before = hostile_job_row(application)
+    before = value_of(application, WHOLE_TABLE)
     assert run.release() == {"shop": STORED}
-    after = hostile_job_row(application)
+    after = value_of(application, WHOLE_TABLE)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"qr_code", "last_qr_update", "qr_length"}
     assert after["qr_length"] == len(after["qr_code"])
-
-
-def hostile_job_row(connection: Connection) -> dict[str, Any]:
-    row = connection.execute(WHOLE_TABLE.encode()).fetchone()
-    assert row is not None
-    found: dict[str, Any] = row[0]
-    return found
 
 
 def test_a_table_that_somebody_holds_for_itself_is_not_waited_for_long(
@@ -370,16 +356,11 @@ def test_who_holds_some_rows_and_waits_for_others_is_in_no_deadlock(
             gate.execute("select pg_advisory_xact_lock(1)")
             run = pool.submit(job.run)
             waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
-            wait_until(lambda: waiting(gate, waits), "the run writes")
+            wait_until(lambda: value_of(gate, waits) > 0, "the run writes")
         # Now it tries the other thirty, which the application holds.
         application.execute("update evolution_instances set updated_at = now()")
         report = run.result(30)
     assert report["refreshed"] + report["failed"] == 40
-
-
-def waiting(connection: Connection, query: str) -> bool:
-    row = connection.execute(query.encode()).fetchone()
-    return row is not None and row[0] > 0
 
 
 def test_no_deadlock_in_100_runs_beside_transactions_that_update_in_any_order(

@@ -91,10 +91,10 @@ def test_a_qr_code_that_is_cleared_because_it_was_scanned_is_told_too(
     job.run()
     assert len(heard(listener, 1)) == 1
     job.simulator.scan("shop")
-    job.value("select qr_refresh.refresh_due('fast', 1, 1)::text")
+    job.tick()
     assert heard(listener, 0) == [], "not due yet"
     job.let_time_pass(60)
-    job.value("select qr_refresh.refresh_due('fast', 1, 1)::text")
+    job.tick()
     (message,) = heard(listener, 1)
     row = job.row("shop")
     assert (row.instance_status, row.qr_code) == ("connected", None)

@@ -7,18 +7,17 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
 import pytest
 
+from db.order import ROOT
 from simulator import Simulator, error_answer
 from tests.deploy.installation import migrated, run_dist
 from tools.engines import POSTGRES_BIN, Server, start_postgres
 from tools.job import Connection, Job, install, read_qr
 
-ROOT = Path(__file__).resolve().parents[2]
 SETUP = (ROOT / "docs" / "setup.md").read_text(encoding="utf-8")
 (COMMAND,) = re.findall(r"^CREATE PUBLICATION supabase_realtime .*;$", SETUP, re.MULTILINE)
 TABLE = "public.evolution_instances"

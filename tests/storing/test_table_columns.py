@@ -75,7 +75,7 @@ def test_columns_named_like_our_arguments_and_variables_are_in_nobodys_way(job: 
     job.let_time_pass(60)
     for lane in ("fast", "slow"):
         for worker in (1, 2):
-            job.value("select qr_refresh.refresh_due(%s, %s, 2)::text", lane, worker)
+            job.tick(lane, worker, 2)
     assert job.row("scanned").instance_status == "connected"
     assert read_qr(job.row("shop").qr_code) == job.simulator.current_code("shop")
     status = job.connection.execute(
@@ -173,7 +173,7 @@ def test_columns_of_other_types_are_used_everywhere(job: Job, types: str) -> Non
     first = read_qr(job.value("select qr_code::text from evolution_instances"))
     assert first == job.simulator.current_code(name)
     job.let_time_pass(60)
-    job.value("select qr_refresh.refresh_due('fast', 1, 1)::text")
+    job.tick()
     second = read_qr(job.value("select qr_code::text from evolution_instances"))
     assert second == job.simulator.current_code(name) != first
     status = job.connection.execute("select instance_name, is_live from qr_refresh.status")

@@ -16,11 +16,8 @@ as $$
     end
 $$;
 
-alter function qr_refresh.instance_problem(text, text) owner to qr_refresh_owner;
-revoke all on function qr_refresh.instance_problem(text, text) from public;
-
 comment on function qr_refresh.instance_problem(text, text) is
 'Tells why an instance cannot be asked, without quoting its token.
 instance_name: becomes one segment of the URL''s path. instance_token: becomes the header apikey; 1 to 255 printable ASCII characters.
 Returns the reason, NULL when there is none.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

@@ -139,11 +139,6 @@ begin
 end
 $$;
 
-alter function qr_refresh.instances_to_ask(text, boolean, text, integer, integer, text)
-owner to qr_refresh_owner;
-revoke all on function qr_refresh.instances_to_ask(text, boolean, text, integer, integer, text)
-from public;
-
 comment on function qr_refresh.instances_to_ask(text, boolean, text, integer, integer, text) is
 'The instances that a run asks, least recently attempted first.
 instance_name: this instance only, whatever its status; NULL for all that are connecting. only_due: only those whose time has come. '
@@ -152,4 +147,4 @@ instance_name: this instance only, whatever its status; NULL for all that are co
 Returns one row for each: name; token (a secret); is_connecting; base_url (NULL: the instance names a server that is not in '
 'qr_refresh.evolution_servers); check_state (ask for the state before connect); connect_on_close (whether connect may open a WhatsApp '
 'socket); former_outcome and qr_digest (as in qr_refresh.instance_state); qr_dead_at (when a QR code with this digest is too old, in seconds since 1970).
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

@@ -33,9 +33,6 @@ begin
 end
 $$;
 
-alter function qr_refresh.doctor() owner to qr_refresh_owner;
-revoke all on function qr_refresh.doctor() from public;
-
 comment on function qr_refresh.doctor() is
 'Checks everything that can keep QR codes from being fresh, and says what to do. Changes nothing: where a row has refused its '
 'QR code, it is written and taken back. Asks each '
@@ -43,4 +40,4 @@ comment on function qr_refresh.doctor() is
 Returns one row for each check: check (what), ok (true; false: wrong; NULL: worth a look, or not to be seen from here), '
 'detail (what was found, no token), fix (what to do; NULL where ok).
 Takes up to twice settings.request_timeout for each server. Raises nothing of its own.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

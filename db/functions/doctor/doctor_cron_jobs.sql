@@ -118,9 +118,6 @@ begin
 end
 $$;
 
-alter function qr_refresh.doctor_cron_jobs() owner to qr_refresh_owner;
-revoke all on function qr_refresh.doctor_cron_jobs() from public;
-
 comment on function qr_refresh.doctor_cron_jobs() is
 'Part of qr_refresh.doctor(), which describes the columns: the jobs of pg_cron that have to do with ours. Only where the extension pg_cron is.
-Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';
+Raises nothing of its own. Private.';

@@ -97,9 +97,6 @@ begin
 end
 $$;
 
-alter function qr_refresh.doctor_evolution_api() owner to qr_refresh_owner;
-revoke all on function qr_refresh.doctor_evolution_api() from public;
-
 comment on function qr_refresh.doctor_evolution_api() is
 'Part of qr_refresh.doctor(), which describes the columns: the URL in force, and one call to each Evolution server.
-Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';
+Raises nothing of its own. Private.';

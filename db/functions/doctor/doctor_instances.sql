@@ -94,9 +94,6 @@ begin
 end
 $$;
 
-alter function qr_refresh.doctor_instances() owner to qr_refresh_owner;
-revoke all on function qr_refresh.doctor_instances() from public;
-
 comment on function qr_refresh.doctor_instances() is
 'Part of qr_refresh.doctor(), which describes the columns: the application''s table and its rows.
-Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';
+Raises nothing of its own. Private.';

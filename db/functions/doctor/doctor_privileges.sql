@@ -119,9 +119,6 @@ begin
 end
 $$;
 
-alter function qr_refresh.doctor_privileges() owner to qr_refresh_owner;
-revoke all on function qr_refresh.doctor_privileges() from public;
-
 comment on function qr_refresh.doctor_privileges() is
 'Part of qr_refresh.doctor(), which describes the columns: roles, grants, row level security.
-Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';
+Raises nothing of its own. Private.';

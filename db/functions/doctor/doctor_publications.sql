@@ -48,9 +48,6 @@ begin
 end
 $$;
 
-alter function qr_refresh.doctor_publications() owner to qr_refresh_owner;
-revoke all on function qr_refresh.doctor_publications() from public;
-
 comment on function qr_refresh.doctor_publications() is
 'Part of qr_refresh.doctor(), which describes the columns: publications for Supabase Realtime.
-Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';
+Raises nothing of its own. Private.';

@@ -34,9 +34,6 @@ as $python$
     ]
 $python$;
 
-alter function qr_refresh.doctor_python() owner to qr_refresh_owner;
-revoke all on function qr_refresh.doctor_python() from public;
-
 comment on function qr_refresh.doctor_python() is
 'Part of qr_refresh.doctor(), which describes the columns: the Python libraries of the server.
-Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';
+Raises nothing of its own. Private.';

@@ -95,10 +95,7 @@ begin
 end
 $$;
 
-alter function qr_refresh.doctor_refusals() owner to qr_refresh_owner;
-revoke all on function qr_refresh.doctor_refusals() from public;
-
 comment on function qr_refresh.doctor_refusals() is
 'Part of qr_refresh.doctor(), which describes the columns: where a QR code was refused last, writes one there once more, '
 'tells what the database says, and takes it back.
-Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers. Runs with the privileges of qr_refresh_owner, as the job does.';
+Raises nothing of its own. Private. Runs with the privileges of qr_refresh_owner, as the job does.';

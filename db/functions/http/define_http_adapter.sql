@@ -108,11 +108,8 @@ as $python$
     GD["qr_refresh.HttpAdapter"], GD["qr_refresh.failure_reason"] = Adapter, failure_reason
 $python$;
 
-alter function qr_refresh.define_http_adapter() owner to qr_refresh_owner;
-revoke all on function qr_refresh.define_http_adapter() from public;
-
 comment on function qr_refresh.define_http_adapter() is
 'Defines the Python class HttpAdapter and the functions watched_connection() and failure_reason() for qr_refresh.define_http_client() of '
 'this session, in PL/Python''s dictionary GD: how requests sends with a connection of ours, which counts what it receives, and a short '
 'reason, without host and token, for any exception.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

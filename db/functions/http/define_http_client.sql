@@ -157,10 +157,7 @@ as $python$
     GD["qr_refresh.HttpClient"] = HttpClient
 $python$;
 
-alter function qr_refresh.define_http_client() owner to qr_refresh_owner;
-revoke all on function qr_refresh.define_http_client() from public;
-
 comment on function qr_refresh.define_http_client() is
 'Defines the Python class HttpClient for qr_refresh.fetch_qr_codes() of this session, in PL/Python''s dictionary GD. Imports requests, '
 'which costs 120 to 300 ms the first time in a session.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

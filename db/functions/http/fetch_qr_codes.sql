@@ -125,13 +125,6 @@ as $python$
     return results
 $python$;
 
-alter function qr_refresh.fetch_qr_codes(
-    text[], text[], text[], boolean[], boolean[], double precision, double precision, integer, text
-) owner to qr_refresh_owner;
-revoke all on function qr_refresh.fetch_qr_codes(
-    text[], text[], text[], boolean[], boolean[], double precision, double precision, integer, text
-) from public;
-
 comment on function qr_refresh.fetch_qr_codes(
     text[], text[], text[], boolean[], boolean[], double precision, double precision, integer, text
 ) is
@@ -147,4 +140,4 @@ Returns one row for each instance, in order: instance_name; outcome (qr_code, no
 'failed, without host, token and body); elapsed (seconds, with those for resolving the server''s name); reconnected (connect was called on '
 'state close; NULL: it was called without asking for the state).
 Raises nothing for what a server does. A cancel takes effect within 0.1 s.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

@@ -18,9 +18,6 @@ begin
 end
 $$;
 
-alter function qr_refresh.check_writable() owner to qr_refresh_owner;
-revoke all on function qr_refresh.check_writable() from public;
-
 comment on function qr_refresh.check_writable() is
 'Raises QR003 with a hint where the transaction is read-only: on a standby, or because it was begun so.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

@@ -47,11 +47,8 @@ as $$
     order by o.position
 $$;
 
-alter function qr_refresh.describe_outcomes(text[], text[], text[]) owner to qr_refresh_owner;
-revoke all on function qr_refresh.describe_outcomes(text[], text[], text[]) from public;
-
 comment on function qr_refresh.describe_outcomes(text[], text[], text[]) is
 'The words of the report and of the server log for what came of each instance.
 instance_names, outcomes, reasons: arrays of one length; outcomes as in qr_refresh.instance_state, or not_attempted; reasons for outcome failed.
 Returns one row for each element, in order: success and error as in the report (error NULL: none); log_line (NULL: none).
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

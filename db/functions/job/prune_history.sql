@@ -30,13 +30,10 @@ begin
 end
 $$;
 
-alter function qr_refresh.prune_history() owner to qr_refresh_owner;
-revoke all on function qr_refresh.prune_history() from public;
-
 comment on function qr_refresh.prune_history() is
 'Deletes rows of cron.job_run_details that belong to jobs of this database that run refresh_qr_codes() or a function of qr_refresh, '
 'and are older than settings.history_retention. pg_cron itself deletes nothing.
 Returns the number of rows.
 Errors: QR002 pg_cron is missing or lives in another database (the hint says what to run and where).
-Privileges: EXECUTE for nobody but the owner and superusers; the caller needs USAGE on schema cron and SELECT on qr_refresh.settings. '
+Private; the caller needs USAGE on schema cron and SELECT on qr_refresh.settings. '
 'Who is no superuser deletes only what ran as them, by pg_cron''s own rule.';

@@ -22,11 +22,8 @@ as $$
     where started_at < now() - (select s.history_retention from qr_refresh.settings as s);
 $$;
 
-alter function qr_refresh.record_run(double precision, text, jsonb) owner to qr_refresh_owner;
-revoke all on function qr_refresh.record_run(double precision, text, jsonb) from public;
-
 comment on function qr_refresh.record_run(double precision, text, jsonb) is
 'Adds a row to qr_refresh.runs, and deletes rows older than settings.history_retention.
 run_seconds: how long ago the run began. requested_instance: the one instance asked for, NULL for all. '
 'report: what refresh_qr_codes() returns.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

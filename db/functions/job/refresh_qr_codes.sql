@@ -44,10 +44,6 @@ begin
 end
 $$;
 
-alter function public.refresh_qr_codes(text, boolean) owner to qr_refresh_owner;
-revoke all on function public.refresh_qr_codes(text, boolean) from public;
-grant execute on function public.refresh_qr_codes(text, boolean) to service_role;
-
 comment on function public.refresh_qr_codes(text, boolean) is
 'Fetches a fresh QR code from Evolution API for each instance that is connecting, and stores it in evolution_instances.
 instance_name: this instance only; NULL (the default) for all. only_due: true leaves out instances whose QR code cannot have changed '

@@ -147,12 +147,8 @@ as $python$
     return json.dumps(report | {"failed": failed, "results": results}, ensure_ascii=False)
 $python$;
 
-alter function qr_refresh.run_cycle(text, boolean, text, integer, integer)
-owner to qr_refresh_owner;
-revoke all on function qr_refresh.run_cycle(text, boolean, text, integer, integer) from public;
-
 comment on function qr_refresh.run_cycle(text, boolean, text, integer, integer) is
 'Does one run; public.refresh_qr_codes() and live mode call it.
 instance_name, only_due: as in public.refresh_qr_codes(). lane: NULL for a run of its own; fast or slow for a tick of live mode. worker, workers: the share of this worker, from 1.
 Returns the report of public.refresh_qr_codes(); NULL where no row has this instance_name.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

@@ -30,12 +30,9 @@ as $$
     cross join qr_refresh.evolution_api_base_url() as u
 $$;
 
-alter function qr_refresh.run_settings(text) owner to qr_refresh_owner;
-revoke all on function qr_refresh.run_settings(text) from public;
-
 comment on function qr_refresh.run_settings(text) is
 'What qr_refresh.run_cycle() needs of qr_refresh.settings.
 lane: fast or slow for a tick of live mode, NULL for a run of its own.
 Returns base_url (http(s) URL) or base_url_error (why there is none); request_timeout and run_timeout (seconds; in the fast lane at most 1.5 and '
 '4); lock_patience (seconds that locked rows are waited for, in all); max_concurrency, ca_file, connected_status and log_detail as they are set.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

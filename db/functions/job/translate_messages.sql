@@ -19,11 +19,8 @@ as $python$
             locale.setlocale(locale.LC_MESSAGES, session["language"] if wanted else "C")
 $python$;
 
-alter function qr_refresh.translate_messages(boolean) owner to qr_refresh_owner;
-revoke all on function qr_refresh.translate_messages(boolean) from public;
-
 comment on function qr_refresh.translate_messages(boolean) is
 'For this session, in a database that is not UTF-8: turns the translation of Postgres''s messages off, or on again. '
 'With it on, an error in PL/Python can crash the server there.
 wanted: false for English, true for the language of lc_messages.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

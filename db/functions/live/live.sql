@@ -20,10 +20,6 @@ begin
 end
 $$;
 
-alter procedure qr_refresh.live(text, integer, integer) owner to qr_refresh_owner;
-revoke all on procedure qr_refresh.live(text, integer, integer) from public;
-grant execute on procedure qr_refresh.live(text, integer, integer) to service_role;
-
 comment on procedure qr_refresh.live (text, integer, integer) is
 'Live mode: asks each instance when its QR code can have changed, several times a second if need be and one transaction at a time, '
 'until just before the next minute begins. Each is read committed. SELECT qr_refresh.schedule(''live'') runs it each minute. It cannot run inside a transaction block.

@@ -109,10 +109,6 @@ begin
 end
 $$;
 
-alter function qr_refresh.live_tick(text, integer, integer, jsonb) owner to qr_refresh_owner;
-revoke all on function qr_refresh.live_tick(text, integer, integer, jsonb) from public;
-grant execute on function qr_refresh.live_tick(text, integer, integer, jsonb) to service_role;
-
 comment on function qr_refresh.live_tick(text, integer, integer, jsonb) is
 'One transaction of qr_refresh.live(): waits until something is due, at most a second, then asks who is due. A tick that fails is logged, and '
 'the next one comes a second later.

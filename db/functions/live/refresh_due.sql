@@ -43,12 +43,9 @@ begin
 end
 $$;
 
-alter function qr_refresh.refresh_due(text, integer, integer) owner to qr_refresh_owner;
-revoke all on function qr_refresh.refresh_due(text, integer, integer) from public;
-
 comment on function qr_refresh.refresh_due(text, integer, integer) is
 'What a tick of qr_refresh.live() does: asks the instances whose time has come, if there are any.
 lane: fast or slow. worker, workers: the share of this worker, from 1.
 Returns report (as public.refresh_qr_codes(); NULL when nothing was due) and next_attempt_at (the earliest time at which something is due, '
 'before this tick; NULL when nothing is connecting).
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

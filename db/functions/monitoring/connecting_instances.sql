@@ -86,10 +86,6 @@ begin
 end
 $$;
 
-alter function qr_refresh.connecting_instances() owner to qr_refresh_owner;
-revoke all on function qr_refresh.connecting_instances() from public;
-grant execute on function qr_refresh.connecting_instances() to pg_monitor, service_role;
-
 comment on function qr_refresh.connecting_instances() is
 'The rows of the view qr_refresh.status, whose columns are described there. No token and no QR code.
 Errors: on a standby 0A000, because qr_refresh.instance_state is not there.

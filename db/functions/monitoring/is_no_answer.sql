@@ -13,11 +13,8 @@ as $$
     )
 $$;
 
-alter function qr_refresh.is_no_answer(text) owner to qr_refresh_owner;
-revoke all on function qr_refresh.is_no_answer(text) from public;
-
 comment on function qr_refresh.is_no_answer(text) is
 'Whether an attempt that failed got no answer of Evolution API.
 error: as in qr_refresh.instance_state.
 Returns true or false, never NULL.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

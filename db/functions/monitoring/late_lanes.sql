@@ -79,11 +79,8 @@ as $$
     order by e.lane desc, e.worker
 $$;
 
-alter function qr_refresh.late_lanes() owner to qr_refresh_owner;
-revoke all on function qr_refresh.late_lanes() from public;
-
 comment on function qr_refresh.late_lanes() is
 'The lanes and workers of live mode of which no run has ended for settings.alert_after, while others go on: their instances are not asked.
 Returns one row for each: lane (in words); late_after (how long it has been waited for at least); last_finished_at (when its last run '
 'ended; NULL: none is on record).
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

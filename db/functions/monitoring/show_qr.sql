@@ -101,10 +101,6 @@ as $python$
     )
 $python$;
 
-alter function qr_refresh.show_qr(text, boolean) owner to qr_refresh_owner;
-revoke all on function qr_refresh.show_qr(text, boolean) from public;
-grant execute on function qr_refresh.show_qr(text, boolean) to service_role;
-
 comment on function qr_refresh.show_qr(text, boolean) is
 'The stored QR code of an instance as text of block characters, to scan from psql: SELECT qr_refresh.show_qr(''NAME'');
 instance_name: which one. light_background: true for a terminal with dark text on light; the default is light text on dark.

@@ -17,9 +17,6 @@ as $$
     )
 $$;
 
-alter function qr_refresh.forget_instances() owner to qr_refresh_owner;
-revoke all on function qr_refresh.forget_instances() from public;
-
 comment on function qr_refresh.forget_instances() is
 'Removes the rows of qr_refresh.instance_state whose instances are no longer connecting. Writes nothing where there are none.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

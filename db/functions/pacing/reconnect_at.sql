@@ -14,12 +14,9 @@ as $$
         * (1 + (hashtextextended(instance_name, 1) & 1023) / 4096.0)::double precision
 $$;
 
-alter function qr_refresh.reconnect_at(text, timestamptz, integer) owner to qr_refresh_owner;
-revoke all on function qr_refresh.reconnect_at(text, timestamptz, integer) from public;
-
 comment on function qr_refresh.reconnect_at(text, timestamptz, integer) is
 'When connect may be called again on an instance that Evolution API has in state close, which opens a WhatsApp socket each time: '
 '1 minute after the last such call, then 2, 4, 8 and at most 10, and up to a quarter more.
 instance_name: spreads the times. reconnected_at, reconnects: as in qr_refresh.instance_state.
 Returns that time; NULL when there was no such call.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

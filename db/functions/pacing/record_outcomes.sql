@@ -196,13 +196,6 @@ begin
 end
 $$;
 
-alter function qr_refresh.record_outcomes(
-    timestamptz, text[], text[], bytea[], text[], boolean[], double precision[]
-) owner to qr_refresh_owner;
-revoke all on function qr_refresh.record_outcomes(
-    timestamptz, text[], text[], bytea[], text[], boolean[], double precision[]
-) from public;
-
 comment on function qr_refresh.record_outcomes(
     timestamptz, text[], text[], bytea[], text[], boolean[], double precision[]
 ) is
@@ -211,4 +204,4 @@ asked_at: when the run began to ask. The arrays have one length: instance_names;
 'no_qr_code, connected, closed, failed, timeout; not_attempted leaves the row as it is); qr_digests (SHA-256; NULL where there was no QR code); errors (reason '
 'of outcome failed, SQLSTATE of update_failed); reconnected (connect was called on state close, NULL: not known); elapsed (seconds).
 Raises lock_not_available (55P03) when another session is adding the same instance. '
-'Privileges: EXECUTE for nobody but the owner and superusers.';
+'Private.';

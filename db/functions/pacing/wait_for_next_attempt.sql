@@ -38,15 +38,10 @@ as $$
     end
 $$;
 
-alter function qr_refresh.wait_for_next_attempt(text, integer, interval, interval, interval)
-owner to qr_refresh_owner;
-revoke all on function qr_refresh.wait_for_next_attempt(text, integer, interval, interval, interval)
-from public;
-
 comment on function qr_refresh.wait_for_next_attempt(text, integer, interval, interval, interval) is
 'How long to leave an instance alone, by what the last attempt gave. A QR code lives 45 seconds, so the next one comes 45 seconds after '
 'the present one did; before that nobody asks.
 outcome, failures: as in qr_refresh.instance_state. changed_ago: the QR code came into being at most so long ago. first_seen_ago: and at '
 'least so long ago. poll_interval: time between attempts while the next QR code is expected.
 Returns the wait, before jitter.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

@@ -38,10 +38,7 @@ begin
 end
 $$;
 
-alter function qr_refresh.check_pg_cron(text) owner to qr_refresh_owner;
-revoke all on function qr_refresh.check_pg_cron(text) from public;
-
 comment on function qr_refresh.check_pg_cron(text) is
 'Raises QR002 with a hint where the jobs of this database cannot be scheduled from here.
 command_elsewhere: the SQL command to name in the hint where pg_cron lives in another database.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

@@ -1,15 +1,6 @@
 -- qr_refresh.cron_jobs(): the pg_cron jobs that run, or should run, the job of this database.
 -- Dynamic SQL, because pg_cron may be missing or come later. Not the commands: an old one, which
 -- called the Edge Function, has a service key in it.
-do $$
-begin
-    -- Row level security shows every role its own jobs; the owner passes that, but needs USAGE.
-    if exists (select from pg_extension where extname = 'pg_cron') then
-        grant usage on schema cron to qr_refresh_owner;
-    end if;
-end
-$$;
-
 create or replace function qr_refresh.cron_jobs()
 returns table (
     jobid bigint,
@@ -65,10 +56,6 @@ begin
     $query$;
 end
 $$;
-
-alter function qr_refresh.cron_jobs() owner to qr_refresh_owner;
-revoke all on function qr_refresh.cron_jobs() from public;
-grant execute on function qr_refresh.cron_jobs() to pg_monitor, service_role;
 
 comment on function qr_refresh.cron_jobs() is
 'The pg_cron jobs of this database that have to do with refresh-qr-codes. No row where pg_cron lives in another database or is missing.

@@ -107,9 +107,6 @@ begin
 end
 $$;
 
-alter function qr_refresh.schedule(text, integer) owner to qr_refresh_owner;
-revoke all on function qr_refresh.schedule(text, integer) from public;
-
 comment on function qr_refresh.schedule(text, integer) is
 'Creates the pg_cron job refresh-qr-codes, or changes the one there is, also one that called the Edge Function. Can be repeated.
 schedule: five cron fields (in cron.timezone, by default GMT); from pg_cron 1.5 on ''N seconds''; or ''live'', which calls qr_refresh.live() each '
@@ -119,4 +116,4 @@ schedule: five cron fields (in cron.timezone, by default GMT); from pg_cron 1.5 
 Returns the number of the job refresh-qr-codes. The jobs run as the calling role.
 Errors: QR002 pg_cron is missing or lives in another database (the hint says what to run and where); '
 'QR004 workers makes no sense or needs a higher cron.max_running_jobs, or pg_cron refuses the schedule.
-Privileges: EXECUTE for nobody but the owner and superusers; the caller needs USAGE on schema cron.';
+Private; the caller needs USAGE on schema cron.';

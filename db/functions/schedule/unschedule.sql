@@ -19,11 +19,8 @@ begin
 end
 $$;
 
-alter function qr_refresh.unschedule() owner to qr_refresh_owner;
-revoke all on function qr_refresh.unschedule() from public;
-
 comment on function qr_refresh.unschedule() is
 'Removes all pg_cron jobs of this database that qr_refresh.schedule() creates. Can be repeated.
 Returns true when there was one.
 Errors: QR002 pg_cron is missing or lives in another database (the hint says what to run and where).
-Privileges: EXECUTE for nobody but the owner and superusers; the caller needs USAGE on schema cron.';
+Private; the caller needs USAGE on schema cron.';

@@ -19,10 +19,7 @@ as $$
         and (select s.notify from qr_refresh.settings as s)
 $$;
 
-alter function qr_refresh.notify_stored(text[], text[], timestamptz) owner to qr_refresh_owner;
-revoke all on function qr_refresh.notify_stored(text[], text[], timestamptz) from public;
-
 comment on function qr_refresh.notify_stored(text[], text[], timestamptz) is
 'Tells channel qr_refresh of each row that was written: {"instance_name", "last_qr_update"}. With settings.notify off it does nothing.
 instance_names, outcomes: arrays of one length; written are the rows with outcome stored or connected. stored_at: their last_qr_update.
-Privileges: EXECUTE for nobody but the owner and superusers.';
+Private.';

@@ -55,13 +55,10 @@ begin
 end
 $$;
 
-alter function qr_refresh.store_connected(text[], text[], text) owner to qr_refresh_owner;
-revoke all on function qr_refresh.store_connected(text[], text[], text) from public;
-
 comment on function qr_refresh.store_connected(text[], text[], text) is
 'Writes instance_status and clears the used QR code of instances that are connected; for settings.connected_status.
 instance_names, instance_tokens: arrays of one length. connected_status: the value for instance_status.
 Returns one row for each element, in order: outcome (connected; changed: the row is no longer connecting, has another token or is gone; '
 'update_failed), error_code (SQLSTATE for outcome update_failed; 09000: a trigger has kept it as it was). Does not wait for locked rows. '
 'Tells qr_refresh.notify_stored() of them.
-Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';
+Raises nothing of its own. Private.';

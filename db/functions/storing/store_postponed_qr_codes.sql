@@ -94,13 +94,6 @@ begin
 end
 $$;
 
-alter function qr_refresh.store_postponed_qr_codes(
-    text[], text[], text[], timestamptz, timestamptz
-) owner to qr_refresh_owner;
-revoke all on function qr_refresh.store_postponed_qr_codes(
-    text[], text[], text[], timestamptz, timestamptz
-) from public;
-
 comment on function qr_refresh.store_postponed_qr_codes(
     text[], text[], text[], timestamptz, timestamptz
 ) is
@@ -110,4 +103,4 @@ instance_names, instance_tokens, qr_codes: arrays of one length. stored_at: the 
 'locked rows are tried again, and what triggers wait for is waited for up to 0.1 s; afterwards each is tried once.
 Returns one row for each element, in order: outcome (stored; changed: the row is no longer connecting, has another token or is gone; '
 'update_failed), error_code (SQLSTATE for outcome update_failed; 55P03: the row stayed locked; 09000: a trigger has kept it as it was).
-Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';
+Raises nothing of its own. Private.';

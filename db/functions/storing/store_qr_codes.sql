@@ -86,11 +86,6 @@ exception when others or assert_failure then
 end
 $$;
 
-alter function qr_refresh.store_qr_codes(text[], text[], text[], timestamptz, boolean)
-owner to qr_refresh_owner;
-revoke all on function qr_refresh.store_qr_codes(text[], text[], text[], timestamptz, boolean)
-from public;
-
 comment on function qr_refresh.store_qr_codes(text[], text[], text[], timestamptz, boolean) is
 'Writes qr_code and last_qr_update of rows that are still connecting and still have the token that was read before; tells '
 'qr_refresh.notify_stored() of them.
@@ -98,4 +93,4 @@ instance_names, instance_tokens, qr_codes: arrays of one length. stored_at: the 
 'alone that hold the QR code already.
 Returns one row for each element, in order: outcome (stored; unchanged: left alone; changed: the row is no longer connecting, has another token or '
 'is gone; postponed: for qr_refresh.store_postponed_qr_codes(), because the row is locked, or all of them because one is refused).
-Raises nothing of its own. Privileges: EXECUTE for nobody but the owner and superusers.';
+Raises nothing of its own. Private.';

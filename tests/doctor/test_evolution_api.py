@@ -1,0 +1,89 @@
+"""doctor() asks each Evolution API, and says what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from simulator import Trouble
+from tests.doctor.findings import findings
+from tools.backend import refusing_port
+from tools.engines import Server
+from tools.job import Job
+
+
+def test_a_server_that_refuses_is_not_reachable(patient: Job, server: Server) -> None:
+    with refusing_port(server.listen_host) as port:
+        patient.set(evolution_api_base_url=f"http://{server.reachable_host}:{port}")
+        found = findings(patient.connection)["Evolution API answers"]
+    assert found["ok"] is False
+    assert found["detail"].startswith("connection refused after ")
+
+
+def test_an_instance_that_hangs_does_not_make_its_server_unreachable(patient: Job) -> None:
+    patient.set(request_timeout="1500 ms")
+    patient.simulator.instance("shop").answer_with = Trouble.HANG
+    try:
+        found = findings(patient.connection)
+    finally:
+        patient.simulator.instance("shop").answer_with = None
+    assert found["Evolution API answers"]["ok"] is True
+    knows = found["Evolution API knows the instance and its token"]
+    assert (knows["ok"], knows["detail"]) == (False, "shop: timeout")
+
+
+def test_a_second_evolution_server_is_asked_too(patient: Job, server: Server) -> None:
+    with refusing_port(server.listen_host) as port:
+        patient.connection.execute(
+            "insert into qr_refresh.evolution_servers values ('north', %s)",
+            (f"http://{server.reachable_host}:{port}",),
+        )
+        found = findings(patient.connection)
+    assert found["Evolution API answers"]["ok"] is True
+    assert found["Evolution API north answers"]["ok"] is False
+
+
+def test_a_second_evolution_server_may_end_with_a_slash(patient: Job) -> None:
+    patient.connection.execute(
+        "insert into qr_refresh.evolution_servers values ('north', %s)",
+        (f"{patient.simulator.base_url}/",),
+    )
+    patient.connection.execute("update evolution_instances set evolution_server = 'north'")
+    found = findings(patient.connection)
+    assert found["Evolution API north answers"]["ok"] is True
+    knows = found["Evolution API north knows the instance and its token"]
+    assert (knows["ok"], knows["detail"]) == (True, "shop: qr_code")
+    assert found["servers of connecting instances"]["ok"] is True
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        ("instance_token = 'wrong-secret'", "shop: 401 Unauthorized"),
+        ("instance_name = 'nobody'", "nobody: 404 Not Found"),
+    ],
+)
+def test_evolution_api_is_asked_about_an_instance_and_no_token_is_shown(
+    patient: Job, change: str, detail: str
+) -> None:
+    before = patient.simulator.instance("shop").sockets_opened
+    patient.connection.execute(f"update evolution_instances set {change}".encode())
+    found = findings(patient.connection)
+    assert found["Evolution API answers"]["ok"] is True
+    knows = found["Evolution API knows the instance and its token"]
+    assert (knows["ok"], knows["detail"]) == (False, detail)
+    assert "wrong-secret" not in str(found) and "token-of" not in str(found)
+    assert patient.simulator.instance("shop").sockets_opened == before
+
+
+def test_a_hanging_server_costs_the_doctor_no_more_than_request_timeout(
+    patient: Job, stalled_tls_server: Any
+) -> None:
+    patient.set(
+        evolution_api_base_url=stalled_tls_server.base_url.replace("http:", "https:"),
+        request_timeout="300 ms",
+    )
+    found = findings(patient.connection)["Evolution API answers"]
+    assert found["ok"] is False
+    assert found["detail"].startswith("Request timeout after ")

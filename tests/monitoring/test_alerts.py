@@ -1,0 +1,228 @@
+"""The view alerts: what becomes one, after how long, and what ends it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import pytest
+
+from simulator import Trouble
+from tests.monitoring.views import age_runs, age_state, alerts, row, rows
+from tools.backend import refusing_port
+from tools.engines import Server
+from tools.job import Job
+
+
+def test_all_is_well_after_a_run_in_which_everything_was_stored(job: Job) -> None:
+    job.add("shop")
+    job.run()
+    assert rows(job, "alerts") == []
+
+
+@pytest.mark.parametrize(("age", "alarmed"), [("5 min 35 s", False), ("5 min 46 s", True)])
+def test_an_instance_without_a_live_qr_for_alert_after_is_an_alert(
+    job: Job, age: str, alarmed: bool
+) -> None:
+    job.add("shop")
+    job.run()
+    age_state(job, age)
+    assert ("no_live_qr" in alerts(job, "shop")) is alarmed
+
+
+def test_alert_after_can_be_set(job: Job) -> None:
+    job.add("shop", qr_delay=3600)
+    job.run()
+    age_state(job, "2 minutes")
+    assert alerts(job, "shop") == set()
+    job.set(alert_after="1 minute")
+    assert alerts(job, "shop") == {"no_live_qr"}
+    (alert,) = rows(job, "alerts")
+    assert alert["detail"] == "no live QR code; last outcome: no_qr_code"
+
+
+def test_an_instance_that_has_just_begun_to_connect_is_no_alert(job: Job) -> None:
+    job.add("shop", qr_delay=3600, qr_code="data:image/png;base64,an old one")
+    assert [r["alert"] for r in rows(job, "alerts")] == ["job_late"]
+    job.run()
+    assert rows(job, "alerts") == []
+
+
+def test_a_qr_that_is_never_stored_becomes_an_alert_though_new_ones_come(job: Job) -> None:
+    job.connection.execute("alter table evolution_instances add check (qr_code is null)")
+    job.add("shop")
+    job.run()
+    age_state(job, "6 minutes")
+    job.connection.execute("update qr_refresh.instance_state set qr_first_seen_at = now()")
+    assert alerts(job, "shop") == {"no_live_qr"}
+
+
+@pytest.mark.parametrize("reason", ["timeout", "connection refused", "TLS error"])
+def test_a_server_that_nobody_got_an_answer_from_is_an_alert(job: Job, reason: str) -> None:
+    job.add("shop")
+    job.add("bar")
+    job.run()
+    assert alerts(job) == set()
+    change = "update qr_refresh.instance_state set outcome = %s, error = %s"
+    if reason == "timeout":
+        job.connection.execute(change, ("timeout", None))
+    else:
+        job.connection.execute(change, ("failed", reason))
+    (alert,) = rows(job, "alerts")
+    assert alert["alert"] == "server_unreachable"
+    assert alert["detail"] == f"none of 2 instances got an answer: {reason}"
+    assert alert["since"] == job.value("select finished_at from qr_refresh.runs")
+    # In a long outage the job waits for longer than the alert looks back.
+    job.connection.execute(
+        "update qr_refresh.instance_state"
+        " set attempted_at = now() - interval '9 minutes',"
+        " next_attempt_at = now() + interval '1 hour'"
+    )
+    assert "server_unreachable" in alerts(job)
+    # One answer, be it an error, and the server is not unreachable.
+    job.connection.execute(
+        "update qr_refresh.instance_state set outcome = 'failed', error = '404 Not Found'"
+        " where instance_name = 'bar'"
+    )
+    assert alerts(job) == set()
+
+
+def test_a_hanging_server_is_seen_by_a_real_run(job: Job) -> None:
+    job.set(request_timeout="200 ms")
+    job.add("shop").answer_with = Trouble.HANG
+    job.run()
+    assert alerts(job) == {"server_unreachable"}
+    assert row(job, "metrics")["failing_instances"] == 1
+
+
+def test_a_server_that_refuses_is_seen_by_a_real_run(job: Job, server: Server) -> None:
+    job.add("shop")
+    with refusing_port(server.listen_host) as port:
+        job.set(evolution_api_base_url=f"http://{server.reachable_host}:{port}")
+        job.run()
+    (alert,) = rows(job, "alerts")
+    assert alert["alert"] == "server_unreachable"
+    assert alert["detail"] == "none of 1 instances got an answer: connection refused"
+
+
+def test_each_evolution_server_is_judged_by_itself(job: Job) -> None:
+    for name, server, outcome in (("a", "north", "timeout"), ("b", "south", "stored")):
+        job.add_row(name)
+        job.connection.execute(
+            "update evolution_instances set evolution_server = %s where instance_name = %s",
+            (server, name),
+        )
+        job.connection.execute(
+            "insert into qr_refresh.instance_state (instance_name, attempted_at, outcome)"
+            " values (%s, now(), %s)",
+            (name, outcome),
+        )
+    details = [r["detail"] for r in rows(job, "alerts") if r["alert"] == "server_unreachable"]
+    assert details == ["none of 1 instances got an answer of Evolution server north: timeout"]
+
+
+def test_a_job_without_a_run_is_late(job: Job) -> None:
+    assert [r["detail"] for r in rows(job, "alerts")] == ["no run is on record"]
+    job.run()
+    age_runs(job, "4 min 50 s")
+    assert alerts(job) == set()
+    age_runs(job, "20 s")
+    assert alerts(job) == {"job_late"}
+    # Asking for one instance is no run of the job.
+    job.add("shop")
+    job.run("shop")
+    assert alerts(job) == {"job_late"}
+
+
+def test_the_slow_lane_does_not_hide_that_the_fast_one_stands_still(job: Job) -> None:
+    job.run()
+    age_runs(job, "6 minutes")
+    minute = "select qr_refresh.record_run(58, null, jsonb_build_object('success', true,"
+    minute += " 'mode', 'live', 'lane', %s::text, 'ticks', 9, 'refreshed', 0, 'failed', 0))"
+    job.connection.execute(minute.encode(), ("slow",))
+    assert alerts(job) == {"job_late"}
+    assert row(job, "metrics")["last_run_age_seconds"] > 300
+    job.connection.execute(minute.encode(), ("fast",))
+    assert alerts(job) == set()
+    assert row(job, "metrics")["last_run_age_seconds"] < 60
+
+
+def keep_minutes(job: Job, lane: str, worker: int, workers: int, ago: Iterable[int]) -> None:
+    """Keep what a lane of live mode has done in minutes that ended so many minutes ago."""
+    job.connection.execute(
+        "insert into qr_refresh.runs (started_at, finished_at, refreshed, failed, report)"
+        " select now() - make_interval(mins => n + 1), now() - make_interval(mins => n), 0, 0,"
+        " jsonb_build_object('success', true, 'mode', 'live', 'lane', %s::text,"
+        " 'worker', %s::integer, 'workers', %s::integer) from unnest(%s::integer[]) as n"
+        " order by n desc",
+        (lane, worker, workers, list(ago)),
+    )
+
+
+def late_lanes(job: Job) -> list[str]:
+    return [r["detail"] for r in rows(job, "alerts") if r["alert"] == "job_late"]
+
+
+@pytest.mark.parametrize(
+    ("still", "detail"),
+    [
+        (("slow", 1), "no run of the slow lane of live mode for over 00:05:30"),
+        (("fast", 1), "no run of worker 1 of 3 of live mode for over 00:05:00"),
+        (("fast", 3), "no run of worker 3 of 3 of live mode for over 00:05:00"),
+    ],
+)
+def test_a_lane_of_live_mode_that_stands_still_is_late_though_the_others_go_on(
+    job: Job, still: tuple[str, int], detail: str
+) -> None:
+    lanes = [("slow", 1), *(("fast", n) for n in (1, 2, 3))]
+    for lane, worker in lanes:
+        keep_minutes(job, lane, worker, 3, range(7, 20))
+    for lane, worker in lanes:
+        if (lane, worker) != still:
+            keep_minutes(job, lane, worker, 3, range(7))
+    (alert,) = rows(job, "alerts")
+    assert (alert["alert"], alert["detail"]) == ("job_late", detail)
+    assert alert["since"] == job.value(
+        "select max(finished_at) from qr_refresh.runs"
+        " where report ->> 'lane' = %s and report -> 'worker' = to_jsonb(%s)",
+        *still,
+    )
+    keep_minutes(job, *still, 3, [0])
+    assert rows(job, "alerts") == []
+
+
+def test_a_worker_that_never_began_is_late_once_the_others_have_had_the_time(job: Job) -> None:
+    for workers, ago in ((1, range(4, 20)), (2, range(4))):
+        for lane in ("slow", "fast"):
+            keep_minutes(job, lane, 1, workers, ago)
+    assert late_lanes(job) == [], "there have been two for four minutes"
+    age_runs(job, "2 minutes")
+    for lane in ("slow", "fast"):
+        keep_minutes(job, lane, 1, 2, [1, 0])
+    assert late_lanes(job) == ["no run of worker 2 of 2 of live mode for over 00:05:00"]
+
+
+def test_live_mode_that_has_been_left_has_no_late_lanes(job: Job) -> None:
+    for lane in ("slow", "fast"):
+        keep_minutes(job, lane, 1, 1, range(4, 20))
+    for _ in range(4):
+        job.run()
+        assert late_lanes(job) == []
+        age_runs(job, "1 minute")
+
+
+def test_a_minute_of_live_mode_says_how_many_workers_there_are(job: Job) -> None:
+    begun_at = job.value("select (now() - interval '90 seconds')::text")
+    over = json.dumps({"ticks": 1, "begun_at": begun_at})
+    assert job.value("select qr_refresh.live_tick('fast', 2, 3, %s)", over) is None
+    report = job.value("select report from qr_refresh.runs")
+    assert (report["worker"], report["workers"]) == (2, 3)
+
+
+def test_a_run_that_failed_as_a_whole_is_an_alert(job: Job) -> None:
+    job.run()
+    job.connection.execute("alter table evolution_instances rename instance_status to s")
+    assert job.run()["success"] is False
+    job.connection.execute("alter table evolution_instances rename s to instance_status")
+    (alert,) = rows(job, "alerts")
+    assert (alert["alert"], alert["detail"]) == ("run_failed", "Error fetching instances")

@@ -1,0 +1,59 @@
+"""The pace at which an instance is asked, as it follows from what its answers were."""
+
+from __future__ import annotations
+
+from simulator import Simulator, error_answer
+from tools.job import Job
+
+
+def test_a_failure_makes_no_new_qr_of_the_old_one(job: Job) -> None:
+    instance = job.add("shop")
+    job.run()
+    instance.answer_with = error_answer(502, "Bad Gateway", "no upstream")
+    job.let_time_pass(12)
+    job.run()
+    instance.answer_with = None
+    job.let_time_pass(12)
+    job.run()
+    assert job.value("select outcome from qr_refresh.instance_state") == "stored"
+    age = "select extract(epoch from clock_timestamp() - qr_first_seen_at)::float8"
+    assert job.value(f"{age} from qr_refresh.instance_state") >= 24
+
+
+def test_what_failed_together_does_not_come_back_together(job: Job) -> None:
+    for number in range(10):
+        job.add(f"shop {number}").answer_with = error_answer(502, "Bad Gateway", "no upstream")
+    assert len(job.tick()) == 10
+    spread = "select extract(epoch from max(next_attempt_at) - min(next_attempt_at))::float8"
+    assert 0.02 < job.value(f"{spread} from qr_refresh.instance_state") < 0.2
+
+
+def test_after_a_few_qr_codes_a_new_one_is_stored_soon_after_it_comes_with_few_calls(
+    job: Job, simulator: Simulator
+) -> None:
+    job.add("shop", qr_age=17)
+    begun_at = simulator.clock.now() - 17
+    state = "select extract(epoch from {})::float8 from qr_refresh.instance_state"
+    stored, calls = None, 0
+    found = []
+    while True:
+        assert job.tick() == ["shop"]
+        calls += 1
+        if stored != job.row("shop").qr_code:
+            stored = job.row("shop").qr_code
+            late = (simulator.clock.now() - begun_at) % 45
+            found.append((calls, late, job.value(state.format("poll_interval"))))
+            calls = 0
+        if len(found) == 6:
+            break
+        # The job's own clock goes on as well.
+        job.let_time_pass(
+            max(0, job.value(state.format("next_attempt_at - clock_timestamp()"))) + 0.001
+        )
+    assert max(calls for calls, _, _ in found) <= 5, found
+    # A quarter each time: 9.1, 2.4, 0.7, 0.3 seconds, and a little for what the calls take.
+    assert all(late < 1 and interval < 0.6 for _, late, interval in found[3:]), found
+    # Who asks in between does not change when the next one is expected.
+    job.let_time_pass(10)
+    job.run("shop")
+    assert 30 < job.value(state.format("next_attempt_at - clock_timestamp()")) < 35
