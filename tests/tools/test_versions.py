@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -67,6 +68,13 @@ def test_the_default_is_the_one_of_the_dockerfile(monkeypatch: pytest.MonkeyPatc
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     assert f"ARG BASE_IMAGE={default.base_image}" in lines
     assert f"ARG POSTGRES_VERSION={default.version}" in lines
+
+
+def test_the_guide_has_a_line_for_each_version() -> None:
+    guide = (ROOT / "docs" / "setup.md").read_text()
+    for release in known_releases():
+        (line,) = re.findall(rf"^\| {release.version}\.[0-9]+ \|.*$", guide, re.MULTILINE)
+        assert "`make test-matrix`" in line
 
 
 def test_each_version_has_an_image_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
