@@ -9,6 +9,7 @@ override DATABASE_URL := $(value DATABASE_URL)
 endif
 export DATABASE_URL
 export PG
+export PG_VERSION
 
 # The shell stops at the first error, also in a pipe.
 SHELL := bash
@@ -76,13 +77,17 @@ demo-live: $(VENV)/demo packages-engine ## show the QR codes in a browser as the
 PYTEST = $(VENV)/bin/python -m pytest --numprocesses $${WORKERS:-$$((2 * $$(nproc)))} --dist loadfile
 
 .PHONY: test
-test: $(if $(filter url,$(PG)),url-for-test) setup ## run the fast tests; PG=docker, local or url chooses the PostgreSQL, ARGS are pytest's
+test: $(if $(filter url,$(PG)),url-for-test) setup ## run the fast tests; PG=docker, local or url and PG_VERSION choose the PostgreSQL, ARGS are pytest's
 	@$(PYTEST) --fast $(ARGS)
 
 .PHONY: test-all
 test-all: $(if $(filter url,$(PG)),url-for-test) setup ## run all tests, also those marked as slow
 	@tools/install_packages.sh browser
 	@$(PYTEST) $(ARGS)
+
+.PHONY: test-matrix
+test-matrix: $(VENV)/dev ## run the tests on each version of PostgreSQL, in containers, before a release
+	@MAKE='$(MAKE)' tools/test_matrix.sh
 
 .PHONY: fuzz
 fuzz: $(VENV)/dev ## try what reads the answers on FUZZ_EXAMPLES=10000 made-up ones
@@ -167,7 +172,7 @@ uninstall: url-for-uninstall $(VENV)/operate ## remove the job from a database; 
 	@$(VENV)/bin/python -m db.deploy uninstall
 
 .PHONY: base-image
-base-image: ## make the Docker image debian:trixie-slim where no registry can be reached (as root)
+base-image: ## make the Debian image that PG_VERSION=17 is built on where no registry can be reached (as root)
 	@tools/make_base_image.sh
 
 .PHONY: clean

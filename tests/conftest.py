@@ -69,6 +69,15 @@ def server() -> Iterator[Server]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def pg_cron(server: Server) -> None:
+    """For what needs pg_cron; a release candidate of PostgreSQL may have none yet."""
+    with psycopg.connect(server.dsn()) as connection:
+        query = "select from pg_available_extensions where name = 'pg_cron'"
+        if not connection.execute(query).rowcount:
+            pytest.skip("this server has no pg_cron: PG=docker runs it")
+
+
 @pytest.fixture
 def create_database(server: Server) -> Iterator[Callable[[str], str]]:
     """Creates a database with the options given (what follows its name); returns its URL."""

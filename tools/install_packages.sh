@@ -8,7 +8,8 @@
 #        tools/install_packages.sh monitoring   what the tests of monitoring/ need; both come with a service
 #        tools/install_packages.sh lint     what `make lint` needs beside the Python tools
 #
-# The engine is the one of the environment variable PG, else Docker where it answers, else local.
+# The engine is the one of the environment variable PG, else Docker where it answers, else local; PG_VERSION
+# chooses the image.
 set -euo pipefail
 
 fail() {
@@ -19,9 +20,12 @@ fail() {
 # Docker is an engine only if its base image is there or can be had.
 docker_works() {
     docker info > /dev/null 2>&1 || return 1
-    docker image inspect debian:trixie-slim > /dev/null 2>&1 && return 0
-    echo "Fetching the Docker image debian:trixie-slim ..."
-    timeout 120 docker pull --quiet debian:trixie-slim > /dev/null 2>&1
+    local image
+    image=debian:$(awk -v wanted="${PG_VERSION:-}" '$1 == wanted || (wanted == "" && $3 == "default") { print $2 }' \
+        "$(dirname "$0")/postgres_versions")-slim
+    docker image inspect "$image" > /dev/null 2>&1 && return 0
+    echo "Fetching the Docker image $image ..."
+    timeout 120 docker pull --quiet "$image" > /dev/null 2>&1
 }
 
 # A PostgreSQL version with PL/Python and pg_cron, and what makes a throw-away cluster of it.

@@ -147,7 +147,7 @@ def give_a_qr(server: Server, simulator: Simulator) -> None:
 
 
 @pytest.mark.engines
-def test_the_queries_of_operations_run() -> None:
+def test_the_queries_of_operations_run(pg_cron: None) -> None:
     with start_postgres(own=True) as fresh:
         with psycopg.connect(fresh.dsn(), autocommit=True) as connection:
             connection.execute("create extension pg_cron")

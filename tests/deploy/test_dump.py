@@ -57,7 +57,9 @@ def test_a_database_restored_on_the_same_server_is_the_same(
 
 
 @pytest.mark.engines
-def test_a_database_moves_to_another_server_with_its_roles_and_its_schedule() -> None:
+def test_a_database_moves_to_another_server_with_its_roles_and_its_schedule(
+    pg_cron: None,
+) -> None:
     with start_postgres(own=True) as old, simulator_for(old) as simulator:
         install(old.dsn())
         with psycopg.connect(old.dsn(), autocommit=True) as connection:

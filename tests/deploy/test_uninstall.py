@@ -90,6 +90,7 @@ def everything(server: Server) -> list[str]:
 
 def test_a_database_whose_table_lacked_nothing_is_as_before(
     fresh_server: Server,
+    pg_cron: None,
 ) -> None:
     url = fresh_server.dsn()
     with psycopg.connect(url) as connection:
@@ -148,6 +149,7 @@ def test_a_trigger_of_ours_goes_and_a_table_that_our_role_owns_stays(database: s
 
 def test_where_something_of_the_applications_depends_on_the_job_nothing_is_removed(
     fresh_server: Server,
+    pg_cron: None,
 ) -> None:
     url = fresh_server.dsn()
     install(url)
@@ -187,6 +189,7 @@ def test_roles_go_with_the_last_database_unless_somebody_else_uses_them(
 
 def test_jobs_are_removed_where_pg_cron_lives_and_only_those_of_this_database(
     fresh_server: Server,
+    pg_cron: None,
 ) -> None:
     home = fresh_server.dsn()
     with psycopg.connect(home, autocommit=True) as admin:

@@ -15,7 +15,7 @@ from tools.job import Connection, Job, install
 
 
 @pytest.fixture(scope="module")
-def cron_server() -> Iterator[str]:
+def cron_server(pg_cron: None) -> Iterator[str]:
     """A server of its own, because pg_cron lives in one database: its URL, job installed."""
     with start_postgres(settings={"cron.use_background_workers": "off"}) as fresh:
         install(fresh.dsn())

@@ -18,7 +18,7 @@ from tools.job import read_qr
 
 
 @pytest.fixture
-def demo(server: Server) -> Iterator[subprocess.Popen[str]]:
+def demo(server: Server, pg_cron: None) -> Iterator[subprocess.Popen[str]]:
     if server.engine == "url":
         pytest.skip("takes a server of its own: PG=docker or PG=local runs it")
     with subprocess.Popen(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pty
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 
 from tests.deploy.installation import make
+from tests.terminal import open_terminal
 from tools.job import Job, wait_until
 
 
@@ -32,7 +32,7 @@ class Screen:
 
 @contextlib.contextmanager
 def watching(database: str) -> Iterator[tuple[Screen, subprocess.Popen[bytes]]]:
-    ours, theirs = pty.openpty()
+    ours, theirs = open_terminal()
     with subprocess.Popen(
         [sys.executable, "-m", "db.watch"],
         env={**os.environ, "DATABASE_URL": database},

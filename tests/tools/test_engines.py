@@ -221,8 +221,8 @@ def test_an_engine_that_cannot_be_had_is_named_with_what_to_do(
 def test_without_docker_and_without_packages_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv("PG", raising=False)
-    monkeypatch.delenv("DATABASE_URL", raising=False)
+    for name in ("PG", "PG_VERSION", "DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
     monkeypatch.setattr("tools.engines.POSTGRES_SHARE", ROOT / "nowhere")
     with pytest.raises(EngineError) as failure, start_postgres():
