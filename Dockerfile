@@ -1,8 +1,13 @@
 # Every package is Debian's own, so security updates arrive by building the images anew.
 
+# tools/postgres_versions has the pairs that belong together.
+ARG BASE_IMAGE=debian:trixie-slim
+
 # PostgreSQL with everything that the job needs on the server: PL/Python, pg_cron, python3-requests
 # and python3-pil. The job itself is not installed.
-FROM debian:trixie-slim AS server
+FROM ${BASE_IMAGE} AS server
+
+ARG POSTGRES_VERSION=17
 
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends postgresql-common \
@@ -11,14 +16,14 @@ RUN apt-get update \
     && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/no-main-cluster.conf \
     && apt-get install --yes --no-install-recommends \
         ca-certificates \
-        postgresql-17 \
-        postgresql-17-cron \
-        postgresql-plpython3-17 \
+        "postgresql-$POSTGRES_VERSION" \
+        "postgresql-$POSTGRES_VERSION-cron" \
+        "postgresql-plpython3-$POSTGRES_VERSION" \
         python3-pil \
         python3-requests \
     && rm -rf /var/lib/apt/lists/*
 
-ENV PATH=/usr/lib/postgresql/17/bin:$PATH \
+ENV PATH=/usr/lib/postgresql/$POSTGRES_VERSION/bin:$PATH \
     PGDATA=/var/lib/postgresql/data
 
 # The directory exists with its owner before VOLUME, because a new volume copies both.
@@ -52,7 +57,8 @@ COPY pyproject.toml ./
 COPY db db
 RUN python3 -m db.deploy dist
 
-# The live page and the simulated Evolution API, for the profile `demo` of compose.yaml.
+# The live page and the simulated Evolution API, for the profile `demo` of compose.yaml. Debian 12's
+# psycopg is too old for the page, so this image does not follow BASE_IMAGE.
 FROM debian:trixie-slim AS demo
 
 RUN apt-get update \
@@ -62,6 +68,7 @@ RUN apt-get update \
     # A new volume copies the owner.
     && install --directory --owner=demo --mode=0700 /run/demo
 WORKDIR /src
+COPY db/__init__.py db/connection.py db/url.py db/
 COPY examples examples
 COPY tools/__init__.py tools/compose_demo.py tools/page_role.py tools/
 COPY simulator simulator

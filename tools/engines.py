@@ -7,9 +7,9 @@
 - ``url``: a server that already runs, named by DATABASE_URL. It is only used, never changed.
 
 The environment variable PG forces one of them. Without it the first one that works is taken, in
-this order. A server of the first two engines ends with this process, however this process ends: a
-child process that holds the server notices when its standard input is closed, which also a SIGKILL
-does.
+this order. PG_VERSION chooses the major version of PostgreSQL. A server of the first two engines
+ends with this process, however this process ends: a child process that holds the server notices
+when its standard input is closed, which also a SIGKILL does.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, urlencode
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+
+from db.connection import DeployError, connect, url_of
+from db.ending import ctrl_c_in_words
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGE = "refresh-qr-codes-postgres"
+VERSIONS_FILE = ROOT / "tools" / "postgres_versions"
 ENGINES = ("docker", "local", "url")
 
 # A server that is not ready, or not gone, after this many seconds has failed.
@@ -71,11 +74,76 @@ SETTINGS: Mapping[str, str] = {
 # Debian's packages live here, one folder for each major version.
 POSTGRES_BIN = Path("/usr/lib/postgresql")
 POSTGRES_SHARE = Path("/usr/share/postgresql")
+PG_VIRTUALENV = Path("/usr/bin/pg_virtualenv")
 SYSTEM_REQUESTS = Path("/usr/lib/python3/dist-packages/requests")
 
 
 class EngineError(RuntimeError):
     """No server can be had, or an engine cannot do what was asked; the message says what to do."""
+
+
+class Release(NamedTuple):
+    """A version of PostgreSQL for which there is an image, and what that is built from."""
+
+    version: str
+    base_image: str
+    is_default: bool
+
+    @property
+    def image(self) -> str:
+        """The name of the image, of its own for each version."""
+        return f"{IMAGE}:{self.version}"
+
+
+def known_releases() -> list[Release]:
+    """Return the versions of tools/postgres_versions, the oldest first."""
+    lines = [line.split() for line in VERSIONS_FILE.read_text().splitlines()]
+    return [
+        Release(version, f"debian:{debian}-slim", mark == ["default"])
+        for version, debian, *mark in (line for line in lines if line and line[0] != "#")
+    ]
+
+
+def wanted_version() -> str | None:
+    """Return the major version that PG_VERSION asks for, such as ``18``; None without one.
+
+    Raises:
+        EngineError: it is no major version.
+    """
+    wanted = os.environ.get("PG_VERSION", "")
+    if wanted and not re.fullmatch("[1-9][0-9]*", wanted):
+        raise EngineError(
+            f"PG_VERSION={wanted} is no major version of PostgreSQL: set it to one of"
+            f" {_known_versions()}, or leave it out"
+        )
+    return wanted or None
+
+
+def wanted_release() -> Release:
+    """Return the release of PG_VERSION, else the default.
+
+    Raises:
+        EngineError: there is no image for this version; the message has those that there are.
+    """
+    wanted = wanted_version()
+    for release in known_releases():
+        if release.version == wanted or (wanted is None and release.is_default):
+            return release
+    raise EngineError(
+        f"there is no image for PG_VERSION={wanted}: set it to one of {_known_versions()}"
+    )
+
+
+def _known_versions() -> str:
+    return ", ".join(release.version for release in known_releases())
+
+
+def major_version(version: str) -> int:
+    """Return 19 for ``19rc1``, and 18 for ``18.1 (Debian 18.1-2)``."""
+    found = re.match("[0-9]+", version)
+    if found is None:
+        raise ValueError(f"no version of PostgreSQL: {version!r}")
+    return int(found[0])
 
 
 class BorrowedServerError(EngineError):
@@ -101,7 +169,7 @@ class Server(ABC):
         listen_host: the address at which a service of this process must listen so that the
             server reaches it.
         reachable_host: the host name or address under which the server then reaches it.
-        version: such as ``17.6``.
+        version: such as ``17.6`` or ``19rc1``.
     """
 
     engine: str
@@ -113,9 +181,14 @@ class Server(ABC):
     reachable_host: str
     version: str = ""
 
+    @property
+    def major(self) -> int:
+        """The major version, such as 17."""
+        return major_version(self.version)
+
     def dsn(self, dbname: str = "postgres") -> str:
         """Return the postgresql:// URL of a database on this server."""
-        return self._url(dbname, {})
+        return url_of({**self._parts(), "dbname": dbname})
 
     def as_reached(self, url: str) -> str:
         """Return the URL of a service on `listen_host` as this server has to call it."""
@@ -166,8 +239,15 @@ class Server(ABC):
             The exit status, and stdout and stderr together.
         """
         environment = {**os.environ, "PATH": f"{self._client_folder()}:{os.environ['PATH']}"}
-        environment |= {"PGHOST": self.host, "PGPORT": str(self.port), "PGDATABASE": dbname}
-        environment |= {"PGUSER": self.user, "PGPASSWORD": self.password}
+        variables = {
+            option.keyword.decode(): option.envvar.decode()
+            for option in psycopg.pq.Conninfo.get_defaults()
+            if option.envvar
+        }
+        parts = {**self._parts(), "dbname": dbname}
+        environment |= {
+            variables[name]: value for name, value in parts.items() if name in variables
+        }
         result = subprocess.run(
             list(argv),
             input=stdin,
@@ -180,19 +260,16 @@ class Server(ABC):
         return CommandResult(result.returncode, result.stdout)
 
     def _client_folder(self) -> str:
-        return f"{POSTGRES_BIN}/{self.version.split('.')[0]}/bin"
+        return f"{POSTGRES_BIN}/{self.major}/bin"
 
     @abstractmethod
     def _ended(self) -> bool:
         """Tell whether the server's process is gone."""
 
-    def _url(self, dbname: str, options: Mapping[str, str]) -> str:
-        login = quote(self.user, safe="") + (
-            f":{quote(self.password, safe='')}" if self.password else ""
-        )
-        host = f"[{self.host}]" if ":" in self.host else quote(self.host, safe="")
-        query = f"?{urlencode(options, quote_via=quote)}" if options else ""
-        return f"postgresql://{login}@{host}:{self.port}/{quote(dbname, safe='')}{query}"
+    def _parts(self) -> dict[str, str]:
+        """Return what leads to the server, under the names of libpq's options."""
+        parts = {"host": self.host, "port": str(self.port)}
+        return {**parts, "user": self.user, "password": self.password}
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_DEADLINE
@@ -280,10 +357,11 @@ def choose_engine() -> str:
 
 @contextlib.contextmanager
 def engine_errors_in_words() -> Iterator[None]:
-    """For programs: end with the message of an EngineError, and without its traceback."""
+    """For programs: end with a message after an EngineError or Ctrl-C, and without a traceback."""
     try:
-        yield
-    except EngineError as error:
+        with ctrl_c_in_words("Ended by Ctrl-C: nothing of it stays."):
+            yield
+    except (EngineError, DeployError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
@@ -322,17 +400,21 @@ def _try_docker() -> None:
         client.client.close()
 
 
-def build_image(client: DockerClient) -> None:
+def build_image(client: DockerClient) -> str:
     """Build the image from ./Dockerfile; takes less than a second when nothing has changed.
+
+    Returns:
+        The name of the image, which has the PostgreSQL of PG_VERSION.
 
     Raises:
         EngineError: the build failed; the message has its last lines.
     """
+    release = wanted_release()
     from docker.errors import BuildError, DockerException
 
     def announce() -> None:
         print(
-            f"Building the Docker image {IMAGE} (about a minute, once) ...",
+            f"Building the Docker image {release.image} (about a minute, once) ...",
             file=sys.stderr,
             flush=True,
         )
@@ -340,7 +422,14 @@ def build_image(client: DockerClient) -> None:
     timer = threading.Timer(3.0, announce)
     timer.start()
     try:
-        client.build(path=str(ROOT), target="server", tag=IMAGE, forcerm=True, timeout=900)
+        client.build(
+            path=str(ROOT),
+            target="server",
+            tag=release.image,
+            buildargs={"POSTGRES_VERSION": release.version, "BASE_IMAGE": release.base_image},
+            forcerm=True,
+            timeout=900,
+        )
     except BuildError as error:
         lines = "".join(
             str(part.get("stream", "")) for part in error.build_log if isinstance(part, dict)
@@ -351,10 +440,12 @@ def build_image(client: DockerClient) -> None:
     except DockerException as error:
         raise EngineError(
             f"the image cannot be built from ./Dockerfile: {error}\n"
-            "Where no registry can be reached, `make base-image` makes the base image without one."
+            "Where no registry can be reached, `make base-image"
+            f" PG_VERSION={release.version}` makes the base image without one."
         ) from error
     finally:
         timer.cancel()
+    return release.image
 
 
 # Removes one container when its standard input is closed: at the end of the context manager, and
@@ -450,14 +541,14 @@ def _docker_server(
     from docker.errors import APIError
     from testcontainers.core.container import DockerContainer
 
-    build_image(client)
+    image = build_image(client)
     password = secrets.token_urlsafe(16)
     command = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     for attempt in range(1, START_ATTEMPTS + 1):
         name = f"{IMAGE}-{secrets.token_hex(6)}"
         port = free_port()
         container = DockerContainer(
-            IMAGE, name=name, extra_hosts={"host.docker.internal": "host-gateway"}
+            image, name=name, extra_hosts={"host.docker.internal": "host-gateway"}
         )
         container.with_command(command)
         container.with_envs(
@@ -527,12 +618,13 @@ def _reach_from_container(container: Container) -> tuple[str, str]:
 
 
 def local_version() -> str:
-    """Return the newest PostgreSQL installed with PL/Python and pg_cron, such as ``15``.
+    """Return the version of PG_VERSION, else the newest one with PL/Python and pg_cron.
 
     Raises:
         EngineError: something is missing; the message names the packages.
     """
-    if not Path("/usr/bin/pg_virtualenv").exists():
+    wanted = wanted_version()
+    if not PG_VIRTUALENV.exists():
         raise EngineError(
             "Debian's PostgreSQL is not installed (packages postgresql, postgresql-plpython3-N,"
             " postgresql-N-cron and python3-requests, where N is its major version)"
@@ -540,16 +632,20 @@ def local_version() -> str:
     versions = sorted(
         (int(p.parent.parent.name) for p in POSTGRES_BIN.glob("[0-9]*/bin/postgres")), reverse=True
     )
-    complete = [
-        version
-        for version in versions
-        if all(
-            (POSTGRES_SHARE / str(version) / "extension" / f"{name}.control").exists()
-            for name in ("plpython3u", "pg_cron")
+    if wanted is not None and int(wanted) not in versions:
+        installed = ", ".join(str(version) for version in versions) or "none"
+        raise EngineError(
+            f"PostgreSQL {wanted} (PG_VERSION) is not installed here; installed: {installed}."
+            f" PG=docker has {_known_versions()}"
         )
+    # A version that is asked for may lack pg_cron: what needs it is then left out.
+    needed = ["plpython3u"] if wanted else ["plpython3u", "pg_cron"]
+    candidates = [int(wanted)] if wanted else versions
+    complete = [
+        version for version in candidates if all(_has_extension(version, name) for name in needed)
     ]
     if not complete:
-        number = str(versions[0]) if versions else "N"
+        number = str(candidates[0]) if candidates else "N"
         raise EngineError(
             f"PostgreSQL {number} lacks packages: apt-get install postgresql-{number}"
             f" postgresql-plpython3-{number} postgresql-{number}-cron python3-requests"
@@ -557,6 +653,10 @@ def local_version() -> str:
     if not SYSTEM_REQUESTS.exists():
         raise EngineError("the server's Python lacks requests: apt-get install python3-requests")
     return str(complete[0])
+
+
+def _has_extension(version: int | str, name: str) -> bool:
+    return (POSTGRES_SHARE / str(version) / "extension" / f"{name}.control").exists()
 
 
 class _LocalServer(Server):
@@ -584,7 +684,7 @@ class _LocalServer(Server):
 
     def _ctl(self, *arguments: str) -> None:
         result = subprocess.run(
-            ["/usr/bin/pg_ctlcluster", *arguments],
+            ["sh", "-c", MORE_FILES, "sh", "/usr/bin/pg_ctlcluster", *arguments],
             env={**os.environ, "PG_CLUSTER_CONF_ROOT": str(self._conf_root)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -602,6 +702,12 @@ class _LocalServer(Server):
         return False
 
 
+# A process may have few files open where nobody has raised it: 1024 are too few for 512 calls.
+MORE_FILES = """
+ulimit -Sn 4096 2> /dev/null || ulimit -Sn "$(ulimit -Hn)"
+exec "$@"
+"""
+
 # pg_virtualenv runs this inside its environment and drops the cluster when it ends.
 HOLD = """
 python3=$1
@@ -613,18 +719,17 @@ exec cat > /dev/null
 @contextlib.contextmanager
 def _local_server(settings: Mapping[str, str], environment: Mapping[str, str]) -> Iterator[Server]:
     version = local_version()
+    if settings["shared_preload_libraries"] == "pg_cron" and not _has_extension(version, "pg_cron"):
+        settings = {**settings, "shared_preload_libraries": ""}
     for attempt in range(1, START_ATTEMPTS + 1):
-        # An unnamed file, not a pipe: the clean-up after a killed parent still has somewhere to
-        # write to.
-        with (
-            tempfile.TemporaryFile() as output,
-            tempfile.NamedTemporaryFile("w", suffix=".env") as variables,
-        ):
+        # Unnamed files: a killed parent leaves none of them behind. Not a pipe for the output: the
+        # clean-up after a killed parent still has somewhere to write to.
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile("w") as variables:
             variables.writelines(
                 _environment_line(name, value) for name, value in environment.items()
             )
             variables.flush()
-            process = _pg_virtualenv(version, free_port(), settings, variables.name, output)
+            process = _pg_virtualenv(version, free_port(), settings, variables, output)
             try:
                 ready = _wait_for_ready_line(process, output)
                 if ready is None:
@@ -650,11 +755,12 @@ def _local_server(settings: Mapping[str, str], environment: Mapping[str, str]) -
 
 
 def _pg_virtualenv(
-    version: str, port: int, settings: Mapping[str, str], environment_file: str, output: IO[bytes]
+    version: str, port: int, settings: Mapping[str, str], variables: IO[str], output: IO[bytes]
 ) -> subprocess.Popen[bytes]:
     # -t: a temporary directory also for root, who otherwise gets the one fixed cluster name of the
     # machine.
-    command = ["pg_virtualenv", "-t", "-v", version]
+    command = ["sh", "-c", MORE_FILES, "sh", "pg_virtualenv", "-t", "-v", version]
+    environment_file = f"/dev/fd/{variables.fileno()}"
     command += ["-c", f"--locale C.UTF-8 --encoding UTF8 --environment {environment_file}"]
     for name, value in settings.items():
         # pg_createcluster takes a lower-case ssl for an option of its own.
@@ -672,6 +778,7 @@ def _pg_virtualenv(
         stdout=output,
         stderr=output,
         env=kept,
+        pass_fds=[variables.fileno()],
         start_new_session=True,
     )
 
@@ -731,23 +838,24 @@ class _UrlServer(Server):
 
     def __init__(self, url: str) -> None:
         try:
-            parts = {
-                name: str(value)
-                for name, value in conninfo_to_dict(url).items()
-                if value is not None
-            }
-        except psycopg.ProgrammingError as error:
-            raise EngineError(f"DATABASE_URL is not a PostgreSQL URL: {error}") from error
-        self.host = parts.pop("host", "127.0.0.1")
-        self.port = int(parts.pop("port", "5432"))
-        self.user = parts.pop("user", "postgres")
-        self.password = parts.pop("password", "")
-        parts.pop("dbname", None)
-        self._options = parts
+            connection = connect(url, "test PG=url")
+        except DeployError as error:
+            raise EngineError(str(error)) from error
+        with connection:
+            info = connection.info
+            # As libpq has settled it: the URL may leave out what has a default.
+            self.host, self.port, self.user = info.host, info.port, info.user
+            self.password = info.password
+            self.version = (info.parameter_status("server_version") or "").split(" ")[0]
+        self._options = {
+            name: str(value)
+            for name, value in conninfo_to_dict(url).items()
+            if name not in ("host", "hostaddr", "port", "user", "password", "dbname")
+        }
         self.listen_host = self.reachable_host = _own_address_towards(self.host, self.port)
 
-    def dsn(self, dbname: str = "postgres") -> str:
-        return self._url(dbname, self._options)
+    def _parts(self) -> dict[str, str]:
+        return {**super()._parts(), **self._options}
 
     def log_text(self) -> str:
         raise BorrowedServerError(
@@ -777,13 +885,12 @@ def _url_server(*, own: bool) -> Iterator[Server]:
             " PG=docker or PG=local starts one"
         )
     server = _UrlServer(url)
-    try:
-        with psycopg.connect(server.dsn(), connect_timeout=10) as connection:
-            server.version = (connection.info.parameter_status("server_version") or "").split(" ")[
-                0
-            ]
-    except psycopg.OperationalError as error:
-        raise EngineError(f"the server of DATABASE_URL does not answer: {error}") from error
+    wanted = wanted_version()
+    if wanted is not None and int(wanted) != server.major:
+        raise EngineError(
+            f"the server of DATABASE_URL is PostgreSQL {server.version}, and not the {wanted} of"
+            " PG_VERSION"
+        )
     yield server
 
 

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 import requests
 
-from tools.engines import ROOT, Server, free_port
+from tools.engines import ROOT, Server, free_port, wanted_release
 from tools.job import Connection, read_qr, value_of, wait_until
 
 TOOL_IMAGE = "refresh-qr-codes-compose"
@@ -30,6 +30,9 @@ RUN apt-get update && apt-get install --yes --no-install-recommends docker-cli d
 """
 
 
+pytestmark = pytest.mark.engines
+
+
 def is_compose_installed() -> bool:
     result = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
     return result.returncode == 0
@@ -40,6 +43,10 @@ def command(server: Server) -> list[str]:
     """How `docker compose` is run on this machine."""
     if server.engine != "docker":
         pytest.skip("starts containers: PG=docker runs it")
+    if not wanted_release().is_default:
+        pytest.skip(
+            "compose.yaml has one version of PostgreSQL: PG=docker without PG_VERSION runs it"
+        )
     if shutil.which("docker") is None:
         pytest.skip("needs Docker's command line: the package docker.io or docker-cli")
     if is_compose_installed():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
+from db.connection import database_name
 from db.order import ROOT
 from simulator import Trouble
 from tests.deploy.installation import OURS, dump_lines, made, make, migrated, value
@@ -89,6 +90,7 @@ def everything(server: Server) -> list[str]:
 
 def test_a_database_whose_table_lacked_nothing_is_as_before(
     fresh_server: Server,
+    pg_cron: None,
 ) -> None:
     url = fresh_server.dsn()
     with psycopg.connect(url) as connection:
@@ -147,6 +149,7 @@ def test_a_trigger_of_ours_goes_and_a_table_that_our_role_owns_stays(database: s
 
 def test_where_something_of_the_applications_depends_on_the_job_nothing_is_removed(
     fresh_server: Server,
+    pg_cron: None,
 ) -> None:
     url = fresh_server.dsn()
     install(url)
@@ -186,6 +189,7 @@ def test_roles_go_with_the_last_database_unless_somebody_else_uses_them(
 
 def test_jobs_are_removed_where_pg_cron_lives_and_only_those_of_this_database(
     fresh_server: Server,
+    pg_cron: None,
 ) -> None:
     home = fresh_server.dsn()
     with psycopg.connect(home, autocommit=True) as admin:
@@ -219,7 +223,7 @@ def test_a_run_under_way_ends_first(
 
 
 def test_without_superuser_nothing_is_removed(server: Server, database: str) -> None:
-    name = database.rsplit("/", 1)[1]
+    name = database_name(database)
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
         admin.execute(f"create role user_of_{name} login password 'x'".encode())
     try:
@@ -244,7 +248,7 @@ def test_psql_removes_it_with_the_file_alone(database: str, server: Server) -> N
     code, output = server.run_client(
         ["psql", "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", "-f", "-"],
         stdin=(ROOT / "db" / "uninstall.sql").read_text(encoding="utf-8"),
-        dbname=database.rsplit("/", 1)[1],
+        dbname=database_name(database),
     )
     assert code == 0, output
     assert value(database, OURS) == 1

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 
 from simulator import Simulator
+from tests.databases import new_databases
 from tests.evolution_api import simulator_for
 from tools.engines import Server
 from tools.job import Job
 
 
 @pytest.fixture(scope="module")
-def well_url(
-    create_database: Callable[[str], str], template: str, server: Server
-) -> Iterator[tuple[str, Simulator]]:
+def well_url(template: str, server: Server) -> Iterator[tuple[str, Simulator]]:
     """A database in which all is well but for pg_cron elsewhere, and the Evolution API it asks."""
-    url = create_database(f"template {template}")
-    with simulator_for(server) as simulator:
+    with new_databases(server) as create, simulator_for(server) as simulator:
+        url = server.dsn(create(f"template {template}"))
         with psycopg.connect(url, autocommit=True) as connection:
             for role in ("anon", "authenticated"):
                 connection.execute(

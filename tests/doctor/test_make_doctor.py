@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import psycopg
 import pytest
 
 from tests.deploy.installation import make
+from tests.terminal import open_terminal
 from tools.job import Job
 
 
@@ -48,7 +48,7 @@ def test_what_is_wrong_gives_status_1_and_says_how_to_put_it_right(
 
 
 def on_a_terminal(database: str, **environment: str) -> str:
-    ours, theirs = pty.openpty()
+    ours, theirs = open_terminal()
     with subprocess.Popen(
         [sys.executable, "-m", "db.doctor"],
         env={**os.environ, "DATABASE_URL": database, **environment},

@@ -90,6 +90,7 @@ def logged_keys(connection: Connection) -> int:
     return int(run_python(connection, body))
 
 
+@pytest.mark.engines
 def test_proxies_netrc_ca_files_and_key_logs_of_the_environment_do_not_matter(
     server: Server, simulator: Simulator, tmp_path: Path
 ) -> None:

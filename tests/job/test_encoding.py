@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
+from db.connection import database_name
 from simulator import Simulator, Trouble
 from tests.deploy.installation import migrated
 from tests.evolution_api import simulator_for
@@ -163,7 +164,8 @@ def test_a_server_that_speaks_another_language_changes_no_report_and_no_error(
     [
         {"timezone": "America/Sao_Paulo", "datestyle": "German, DMY"},
         {"timezone": "Asia/Kathmandu", "intervalstyle": "sql_standard"},
-        {"bytea_output": "escape", "standard_conforming_strings": "off"},
+        {"bytea_output": "escape"},
+        {"standard_conforming_strings": "off"},
         {"default_transaction_isolation": "repeatable read", "row_security": "off"},
         {"default_transaction_isolation": "serializable", "array_nulls": "off"},
         {"extra_float_digits": "-15", "quote_all_identifiers": "on", "search_path": "nowhere"},
@@ -171,9 +173,11 @@ def test_a_server_that_speaks_another_language_changes_no_report_and_no_error(
     ids=lambda settings: ", ".join(settings.values()),
 )
 def test_a_database_with_other_settings_gets_the_same_qr_codes_and_times(
-    job: Job, database: str, settings: dict[str, str]
+    job: Job, database: str, server: Server, settings: dict[str, str]
 ) -> None:
-    name = database.rsplit("/", 1)[1]
+    if "standard_conforming_strings" in settings and server.major >= 19:
+        pytest.skip("PostgreSQL 19 has it always on: PG_VERSION=18 runs it")
+    name = database_name(database)
     for setting, value in settings.items():
         job.connection.execute(f"alter database {name} set {setting} = {value!r}".encode())
     for instance in ("shop", "bar"):

@@ -28,11 +28,9 @@ ROWS = "select instance_name, qr_code, last_qr_update from evolution_instances o
 
 @pytest.fixture(scope="module")
 def breakable() -> Iterator[Server]:
-    """A server that tests may break, with the job and pg_cron in the database postgres."""
+    """A server that tests may break, with the job in the database postgres."""
     with start_postgres(own=True) as running:
         install(running.dsn())
-        with psycopg.connect(running.dsn()) as connection:
-            connection.execute("create extension pg_cron")
         yield running
 
 
@@ -70,9 +68,17 @@ def connected(breakable: Server, evolution: Simulator) -> Iterator[Job]:
     with contextlib.closing(connection_to(breakable)) as connection:
         connection.execute("drop trigger if exists gate on evolution_instances")
         connection.execute("alter function qr_refresh.store_qr_codes set lock_timeout = '100ms'")
-        connection.execute("select cron.unschedule(jobid) from cron.job")
-        for table in ("cron.job_run_details", "qr_refresh.runs", "evolution_instances"):
+        for table in ("qr_refresh.runs", "evolution_instances"):
             connection.execute(f"delete from {table}".encode())
+
+
+@pytest.fixture
+def cron(breakable: Server, connected: Job, pg_cron: None) -> Iterator[Job]:
+    """The same where pg_cron can run it."""
+    connected.connection.execute("create extension pg_cron")
+    yield connected
+    with contextlib.closing(connection_to(breakable)) as connection:
+        connection.execute("drop extension pg_cron")
 
 
 def kill_backend(server: Server, pid: int) -> None:
@@ -115,6 +121,7 @@ def wait_in_update(job: Job, pid: int) -> None:
     wait_until(lambda: job.value(row, pid), "the run writes")
 
 
+@pytest.mark.outage
 @pytest.mark.parametrize("fault", [kill_backend, kill_launcher, crash])
 @pytest.mark.parametrize("moment", [wait_in_http, wait_in_update])
 def test_a_run_that_is_cut_off_leaves_every_row_as_it_was_and_the_next_one_works(
@@ -123,7 +130,10 @@ def test_a_run_that_is_cut_off_leaves_every_row_as_it_was_and_the_next_one_works
     evolution: Simulator,
     moment: Callable[[Job, int], None],
     fault: Callable[[Server, int], None],
+    request: pytest.FixtureRequest,
 ) -> None:
+    if fault is kill_launcher:
+        request.getfixturevalue("pg_cron")
     evolution.clock.advance(46)
     if moment is wait_in_http:
         for instance in evolution.instances:
@@ -167,14 +177,15 @@ def hangs_once() -> Callable[[Instance], Trouble | None]:
     return lambda instance: None if next(calls) else Trouble.HANG
 
 
+@pytest.mark.cron_minute
 def test_pg_cron_comes_back_after_a_kill_runs_the_job_and_its_history_tells_both(
-    breakable: Server, connected: Job, evolution: Simulator
+    breakable: Server, cron: Job, evolution: Simulator
 ) -> None:
     evolution.clock.advance(46)
     for instance in evolution.instances:
         instance.answer_with = hangs_once()
     # pg_cron runs such a job as soon as it has started, also a version that knows no seconds.
-    connected.connection.execute("select qr_refresh.schedule('@reboot')")
+    cron.connection.execute("select qr_refresh.schedule('@reboot')")
     breakable.restart()
     wait_until(lambda: evolution.total_requests == 2 * len(NAMES), "pg_cron runs the job", 30)
     with contextlib.closing(connection_to(breakable)) as connection:
@@ -199,6 +210,7 @@ def test_pg_cron_comes_back_after_a_kill_runs_the_job_and_its_history_tells_both
         assert job.value(refreshed) == [len(NAMES)] * 2
 
 
+@pytest.mark.outage
 def test_evolution_api_is_down_for_a_while(breakable: Server, connected: Job) -> None:
     before = connected.connection.execute(ROWS.encode()).fetchall()
     with refusing_port(breakable.listen_host) as port:
@@ -220,6 +232,7 @@ def test_evolution_api_is_down_for_a_while(breakable: Server, connected: Job) ->
     assert failed == [0, *[len(NAMES)] * 3, 0]
 
 
+@pytest.mark.engines
 def test_a_full_disk_for_the_log_costs_the_log_only() -> None:
     with start_postgres(own=True) as server, simulator_for(server) as evolution:
         install(server.dsn())
@@ -269,7 +282,7 @@ printf 'local all all trust\\n' > pg_hba.conf
 {
     echo "listen_addresses = ''"
     echo "unix_socket_directories = '$folder'"
-    echo "shared_preload_libraries = 'pg_cron'"
+    echo "shared_preload_libraries = '$(psql -XAtc 'show shared_preload_libraries')'"
     echo "max_worker_processes = 16"
 } > postgresql.conf
 touch pg_ident.conf
@@ -294,6 +307,7 @@ def standby(breakable: Server, connected: Job) -> Iterator[str]:
             as_postgres(breakable, STOP_STANDBY, folder)
 
 
+@pytest.mark.engines
 def test_on_a_standby_the_error_says_to_run_it_on_the_primary(
     breakable: Server, connected: Job, evolution: Simulator, standby: str
 ) -> None:

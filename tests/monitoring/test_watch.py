@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pty
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 
 from tests.deploy.installation import make
+from tests.terminal import open_terminal
 from tools.job import Job, wait_until
 
 
@@ -32,7 +32,7 @@ class Screen:
 
 @contextlib.contextmanager
 def watching(database: str) -> Iterator[tuple[Screen, subprocess.Popen[bytes]]]:
-    ours, theirs = pty.openpty()
+    ours, theirs = open_terminal()
     with subprocess.Popen(
         [sys.executable, "-m", "db.watch"],
         env={**os.environ, "DATABASE_URL": database},
@@ -57,7 +57,7 @@ def test_watch_shows_changes_until_ctrl_c(job: Job, database: str) -> None:
         assert not screen.has("ALERT")
         assert "\x1b[31m" not in screen.text
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(10) == 130
         screen.has()
         assert "Traceback" not in screen.text
 

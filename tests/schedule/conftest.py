@@ -13,7 +13,7 @@ from tools.job import Job, install, wait_until
 
 
 @pytest.fixture(scope="module")
-def cron_url(server: Server) -> str:
+def cron_url(server: Server, pg_cron: None) -> str:
     """The one database of the server in which pg_cron lives, with the job installed."""
     url = server.dsn("postgres")
     with psycopg.connect(url) as connection:

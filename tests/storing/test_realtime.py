@@ -147,7 +147,7 @@ DECODERS: list[Decoder] = [pgoutput, test_decoding, wal2json]
 def decoding_server() -> Iterator[Server]:
     """A server whose WAL can be decoded, with all three decoders."""
     with start_postgres(settings={"wal_level": "logical"}) as running:
-        package = f"postgresql-{running.version.split('.')[0]}-wal2json"
+        package = f"postgresql-{running.major}-wal2json"
         if running.engine == "docker":
             # Not in the image, which is also the one of compose.yaml.
             script = (
@@ -156,7 +156,7 @@ def decoding_server() -> Iterator[Server]:
             result = running.run_as_root(["sh", "-c", script])
             assert result.returncode == 0, result.output[-500:]
         else:
-            library = POSTGRES_BIN / running.version.split(".")[0] / "lib" / "wal2json.so"
+            library = POSTGRES_BIN / str(running.major) / "lib" / "wal2json.so"
             assert library.exists(), f"missing: apt-get install {package}"
         yield running
 
