@@ -134,6 +134,7 @@ def test_a_name_and_its_address_are_both_taken(empty_database: str, server: Serv
     assert value(empty_database, OURS) == 3
 
 
+@pytest.mark.engines
 def test_each_sslmode_leads_dbmate_over_tls_and_a_wrong_certificate_stops_it(
     tmp_path: Path, server: Server
 ) -> None:
@@ -196,11 +197,13 @@ def socket_url(request: pytest.FixtureRequest, server: Server) -> Iterator[str]:
         yield url_of({"host": host, "port": str(running.port), "dbname": "app"})
 
 
+@pytest.mark.engines
 def test_a_socket_with_peer_authentication_works_for_every_command(socket_url: str) -> None:
     assert "host=%2F" in socket_url
     used(socket_url)
 
 
+@pytest.mark.engines
 def test_a_socket_that_the_environment_names_works_for_every_command(
     socket_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
