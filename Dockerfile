@@ -68,6 +68,7 @@ RUN apt-get update \
     # A new volume copies the owner.
     && install --directory --owner=demo --mode=0700 /run/demo
 WORKDIR /src
+COPY db/__init__.py db/connection.py db/url.py db/
 COPY examples examples
 COPY tools/__init__.py tools/compose_demo.py tools/page_role.py tools/
 COPY simulator simulator

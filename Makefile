@@ -20,11 +20,18 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
 		| while IFS=$$'\t' read -r name text; do printf '  make %-19s %s\n' "$$name" "$$text"; done
 
+# A check comes before what it saves, also with make -j.
+.NOTPARALLEL:
+
 .PHONY: setup
-setup: $(VENV)/complete packages ## install the tools: .venv and missing Debian packages
+setup: $(VENV)/dev packages ## install the tools: .venv and missing Debian packages
 
 .PHONY: packages
 packages: ## install the Debian packages that tests and demo lack
+	@tools/install_packages.sh tests
+
+.PHONY: packages-engine
+packages-engine:
 	@tools/install_packages.sh engine
 
 # Not part of setup: on a machine with systemd both packages start a service.
@@ -32,63 +39,78 @@ packages: ## install the Debian packages that tests and demo lack
 packages-monitoring: ## install promtool and the exporter, for the tests of monitoring/
 	@tools/install_packages.sh monitoring
 
-# A file, so that it is made anew whenever the list of dependencies changes.
-$(VENV)/complete: pyproject.toml
+# The Python tools are three sets: operate is in demo, and demo is in dev. So a set that is installed
+# serves what needs a smaller one. A file each, so that it is made anew whenever its versions change.
+$(VENV)/operate $(VENV)/demo $(VENV)/dev: $(VENV)/%: requirements/%.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed")'
 	@tools/install_packages.sh venv
-	@echo "Installing the Python tools of pyproject.toml into $(VENV) (about half a minute) ..."
+	@echo "Installing the Python tools of $< into $(VENV) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
-	@# Debian 12's pip is too old for dependency groups.
-	@$(VENV)/bin/pip install --quiet --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(VENV)/bin/pip install --quiet --quiet --group dev
-	@touch $@
+	@$(VENV)/bin/pip install --quiet --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $(VENV)/operate $(if $(filter demo dev,$*),$(VENV)/demo) $(VENV)/$*
+
+# One set after the other, so that all have the same versions.
+.PHONY: lock
+lock: ## write the newest versions that pyproject.toml allows into requirements/
+	@tools/install_packages.sh venv
+	@$(PYTHON) -m venv --clear build/lock
+	@build/lock/bin/pip install --quiet --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	@for set in dev demo operate; do \
+		build/lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+			--no-annotate --custom-compile-command 'make lock' --group $$set \
+			$$([ $$set = dev ] || echo --constraint requirements/dev.txt) --output-file requirements/$$set.txt; \
+	done
+
+# Before anything is installed. The name of the command follows.
+url-for-%:
+	@$(PYTHON) -m db.url $*
 
 .PHONY: demo
-demo: setup ## show the whole job with a simulated Evolution API, in a throw-away PostgreSQL
+demo: $(if $(filter url,$(PG)),url-for-demo) $(VENV)/demo packages-engine ## show the whole job with a simulated Evolution API, in a throw-away PostgreSQL
 	@$(VENV)/bin/python -m tools.demo
 
 .PHONY: demo-live
-demo-live: setup ## show the QR codes in a browser as the job keeps them fresh, until Ctrl-C
+demo-live: $(VENV)/demo packages-engine ## show the QR codes in a browser as the job keeps them fresh, until Ctrl-C
 	@$(VENV)/bin/python -m tools.demo_live
 
 # Side by side, each with a server of its own: a test waits more than it computes.
 PYTEST = $(VENV)/bin/python -m pytest --numprocesses $${WORKERS:-$$((2 * $$(nproc)))} --dist loadfile
 
 .PHONY: test
-test: setup ## run the fast tests; PG=docker, local or url and PG_VERSION choose the PostgreSQL, ARGS are pytest's
+test: $(if $(filter url,$(PG)),url-for-test) setup ## run the fast tests; PG=docker, local or url and PG_VERSION choose the PostgreSQL, ARGS are pytest's
 	@$(PYTEST) --fast $(ARGS)
 
 .PHONY: test-all
-test-all: setup ## run all tests, also those marked as slow
+test-all: $(if $(filter url,$(PG)),url-for-test) setup ## run all tests, also those marked as slow
 	@tools/install_packages.sh browser
 	@$(PYTEST) $(ARGS)
 
 .PHONY: test-matrix
-test-matrix: $(VENV)/complete ## run the tests on each version of PostgreSQL, in containers, before a release
+test-matrix: $(VENV)/dev ## run the tests on each version of PostgreSQL, in containers, before a release
 	@MAKE='$(MAKE)' tools/test_matrix.sh
 
 .PHONY: fuzz
-fuzz: $(VENV)/complete ## try what reads the answers on FUZZ_EXAMPLES=10000 made-up ones
+fuzz: $(VENV)/dev ## try what reads the answers on FUZZ_EXAMPLES=10000 made-up ones
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-10000} $(VENV)/bin/python -m pytest tests/http/test_read_answer_fuzz.py
 
 .PHONY: bench
-bench: setup ## measure the job beside a bare asyncio client and the sequential way, as ratios; BENCH_ROUNDS=3
+bench: $(VENV)/dev packages-engine ## measure the job beside a bare asyncio client and the sequential way, as ratios; BENCH_ROUNDS=3
 	@$(VENV)/bin/python -m tools.bench
 
 .PHONY: freshness
-freshness: setup ## measure for FRESHNESS_SECONDS=300 how often the stored QR code is the one that works
+freshness: $(VENV)/dev packages-engine ## measure for FRESHNESS_SECONDS=300 how often the stored QR code is the one that works
 	@$(VENV)/bin/python -m tools.freshness
 
 .PHONY: idle
-idle: setup ## measure what a minute of live mode costs when nothing is due
+idle: $(VENV)/dev packages-engine ## measure what a minute of live mode costs when nothing is due
 	@$(VENV)/bin/python -m tools.idle
 
 .PHONY: growth
-growth: setup ## print how large the tables are after GROWTH_DAYS=7 of live mode with GROWTH_INSTANCES=10
+growth: $(VENV)/dev packages-engine ## print how large the tables are after GROWTH_DAYS=7 of live mode with GROWTH_INSTANCES=10
 	@$(VENV)/bin/python -m tools.growth
 
 .PHONY: lint
-lint: $(VENV)/complete dist ## check Python, the Python inside the SQL, the SQL and the scripts
+lint: $(VENV)/dev dist ## check Python, the Python inside the SQL, the SQL and the scripts
 	@tools/install_packages.sh lint
 	$(VENV)/bin/python -m tools.derive_python_bodies build
 	$(VENV)/bin/ruff check $(PYTHON_FILES) build
@@ -105,7 +127,7 @@ lint: $(VENV)/complete dist ## check Python, the Python inside the SQL, the SQL 
 		--proc-without-search-path 'qr_refresh.live(lane text,worker integer,workers integer)' build/pgspot.sql
 	shellcheck .ci/run docker-entrypoint.sh tools/*.sh
 	@# Secrets in what could be committed, but for the made-up ones of examples, tests and captures.
-	find . \( -path ./.git -o -path ./$(VENV) -o -path ./.env -o -path ./build -o -path ./dist \
+	find . \( -path ./.git -o -path ./$(VENV) -o -path ./requirements -o -path ./.env -o -path ./build -o -path ./dist \
 		-o -name '.*_cache' -o -name .hypothesis -o -name __pycache__ \) -prune -o -type f -print0 \
 		| xargs --null $(VENV)/bin/detect-secrets-hook --no-verify --exclude-lines '^ETag: ' \
 		--exclude-secrets '^(secret|a-secret|password|nope|THE-GLOBAL-KEY|TOKEN-[a-z0-9-]+|token-of-0)$$' \
@@ -120,33 +142,33 @@ audit: lint ## lint, and look for known vulnerabilities of the Python tools at P
 	$(VENV)/bin/pip-audit --strict --local --progress-spinner off
 
 .PHONY: format
-format: $(VENV)/complete ## format Python and SQL
+format: $(VENV)/dev ## format Python and SQL
 	$(VENV)/bin/ruff check --fix --select I $(PYTHON_FILES)
 	$(VENV)/bin/ruff format $(PYTHON_FILES)
 	$(VENV)/bin/sqlfluff fix --disable-progress-bar --quiet db examples
 
 .PHONY: migrate
-migrate: $(VENV)/complete ## install the job into a database, or upgrade it: DATABASE_URL=postgresql://...
+migrate: url-for-migrate $(VENV)/operate ## install the job into a database, or upgrade it: DATABASE_URL=postgresql://...
 	@$(VENV)/bin/python -m db.deploy migrate
 
 .PHONY: doctor
-doctor: $(VENV)/complete ## check everything that can keep QR codes from being fresh: DATABASE_URL=postgresql://...
+doctor: url-for-doctor $(VENV)/operate ## check everything that can keep QR codes from being fresh: DATABASE_URL=postgresql://...
 	@$(VENV)/bin/python -m db.doctor
 
 .PHONY: watch
-watch: $(VENV)/complete ## show the connecting instances and alerts, live until Ctrl-C: DATABASE_URL=postgresql://...
+watch: url-for-watch $(VENV)/operate ## show the connecting instances and alerts, live until Ctrl-C: DATABASE_URL=postgresql://...
 	@$(VENV)/bin/python -m db.watch
 
 .PHONY: dist
-dist: $(VENV)/complete ## write dist/qr_refresh.sql, the whole installation as one SQL file
+dist: $(VENV)/operate ## write dist/qr_refresh.sql, the whole installation as one SQL file
 	@$(VENV)/bin/python -m db.deploy dist
 
 .PHONY: release
-release: $(VENV)/complete ## write dist/qr_refresh-VERSION.sql, and the same for migration tools, with checksums
+release: $(VENV)/operate ## write dist/qr_refresh-VERSION.sql, and the same for migration tools, with checksums
 	@$(VENV)/bin/python -m db.dist release
 
 .PHONY: uninstall
-uninstall: $(VENV)/complete ## remove the job from a database; the application's table stays: DATABASE_URL=postgresql://...
+uninstall: url-for-uninstall $(VENV)/operate ## remove the job from a database; the application's table stays: DATABASE_URL=postgresql://...
 	@$(VENV)/bin/python -m db.deploy uninstall
 
 .PHONY: base-image

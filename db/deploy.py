@@ -11,17 +11,16 @@ processes. psql would take it, with the password in it, only as an argument; psy
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote, urlencode
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from db.connection import DeployError, connect, dbmate_environment, dbmate_url
 from db.dist import write_dist
+from db.ending import ctrl_c_in_words
 from db.order import (
     CHECK_TABLE,
     FUNCTIONS,
@@ -38,14 +37,8 @@ from db.order import (
 
 LOCK_TIMEOUT = "5min"
 
-EXAMPLE = "DATABASE_URL=postgresql://postgres:secret@127.0.0.1:5432/postgres"
-
 # The commands that qr_refresh.schedule() gives to pg_cron.
 OUR_COMMANDS = "^(select|call) (public[.])?(refresh_qr_codes|qr_refresh[.][a-z_]+)[(]"
-
-
-class DeployError(Exception):
-    """The deployment cannot go on; the message says why, and what to do."""
 
 
 def migrate(url: str) -> None:
@@ -64,7 +57,7 @@ def migrate(url: str) -> None:
         with connection.transaction(force_rollback=True):
             run_file(connection, MIGRATIONS[0])
             run_file(connection, CHECK_TABLE)
-        run_dbmate(connection, url)
+        run_dbmate(connection)
         with connection.transaction():
             for path in REPEATED:
                 run_file(connection, path)
@@ -73,40 +66,12 @@ def migrate(url: str) -> None:
         report_publication(connection)
 
 
-def connect(url: str, command: str, database: str | None = None) -> psycopg.Connection:
-    """Open a session on the database of the URL, or on another one of the same server.
-
-    Raises:
-        DeployError: there is no URL, or the server does not let us in.
-    """
-    if not url.startswith(("postgresql://", "postgres://")):
-        problem = "is not a postgresql:// URL" if url else "is not set"
-        raise DeployError(f"DATABASE_URL {problem}. Example:\n  make {command} {EXAMPLE}")
-    try:
-        parts = conninfo_to_dict(url)
-        is_whole = "@" not in str(parts.get("host", ""))
-        is_whole &= bool(re.fullmatch(r"[\d,]*", str(parts.get("port", ""))))
-    except psycopg.ProgrammingError:
-        is_whole = False
-    if not is_whole:
-        # Not what libpq says: it quotes the part that it cannot read, which is of the password.
-        raise DeployError(
-            "DATABASE_URL cannot be read. In a user or password write special characters as %XX:"
-            " @ is %40, / is %2F, % is %25, a space is %20. After a ? it may only have what libpq"
-            " knows, such as sslmode."
-        )
-    try:
-        conninfo = make_conninfo(url, dbname=database)
-        return psycopg.connect(conninfo, autocommit=True, connect_timeout=10)
-    except psycopg.Error as error:
-        place = f"database {database}" if database else "the database of DATABASE_URL"
-        raise DeployError(f"cannot connect to {place}: {error}") from error
-
-
 def prepare_session(connection: psycopg.Connection) -> None:
     """Set what the scripts rely on, and wait for another deployment to end."""
     connection.execute(f"set search_path = {SEARCH_PATH}")
     connection.execute("set client_min_messages = warning")
+    # Off, a backslash of a regular expression in quotes would be lost.
+    connection.execute("set standard_conforming_strings = on")
     connection.add_notice_handler(
         lambda notice: print(f"{notice.severity}: {notice.message_primary}")
     )
@@ -141,40 +106,17 @@ def run_file(connection: psycopg.Connection, path: Path) -> None:
         raise DeployError("\n".join(lines)) from error
 
 
-def run_dbmate(connection: psycopg.Connection, url: str) -> None:
+def run_dbmate(connection: psycopg.Connection) -> None:
     """Run the migrations that this database has not had yet."""
     command = [str(Path(sys.executable).with_name("dbmate")), "--no-dump-schema"]
     command += ["--migrations-dir", str(MIGRATIONS[0].parent)]
     command += ["--migrations-table", MIGRATIONS_TABLE, "migrate"]
-    environment = {**os.environ, "DATABASE_URL": dbmate_url(connection, url)}
+    settings = {"search_path": SEARCH_PATH.replace(" ", "")}
+    settings |= {"lock_timeout": MIGRATION_LOCK_TIMEOUT, "standard_conforming_strings": "on"}
+    environment = dbmate_environment(dbmate_url(connection, settings))
     result = subprocess.run(command, cwd=ROOT, env=environment, check=False)
     if result.returncode != 0:
         raise DeployError("a migration failed; dbmate's message is above")
-
-
-def dbmate_url(connection: psycopg.Connection, url: str) -> str:
-    """Return the URL of this very connection for dbmate, whose defaults are not libpq's.
-
-    Where no sslmode is asked for, libpq takes TLS if the server has it, while dbmate insists on it.
-    dbmate then gets what libpq has settled on; a mode that the user asked for stays.
-    """
-    info = connection.info
-    options = {name: str(value) for name, value in conninfo_to_dict(url).items() if value}
-    for name in ("host", "hostaddr", "port", "user", "password", "dbname"):
-        options.pop(name, None)
-    asked = options.get("sslmode", os.environ.get("PGSSLMODE", "prefer"))
-    if asked in ("prefer", "allow"):
-        asked = "require" if connection.pgconn.ssl_in_use else "disable"
-    options |= {"sslmode": asked, "search_path": SEARCH_PATH.replace(" ", "")}
-    options |= {"lock_timeout": MIGRATION_LOCK_TIMEOUT}
-    options.setdefault("application_name", "dbmate")
-    login = f"{quote(info.user, safe='')}:{quote(info.password, safe='')}"
-    host = f"[{info.host}]" if ":" in info.host else info.host
-    if info.host.startswith("/"):
-        # A Unix socket has no place in the middle of a URL.
-        host, options["host"] = "", info.host
-    query = urlencode(options, quote_via=quote)
-    return f"postgresql://{login}@{host}:{info.port}/{quote(info.dbname, safe='')}?{query}"
 
 
 def report_base_url(connection: psycopg.Connection) -> None:
@@ -271,7 +213,8 @@ def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1] not in commands:
         raise SystemExit(f"usage: python -m db.deploy {'|'.join(commands)}")
     try:
-        commands[sys.argv[1]]()
+        with ctrl_c_in_words("Ended by Ctrl-C: run it again to complete it."):
+            commands[sys.argv[1]]()
     except DeployError as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -12,7 +12,9 @@ import textwrap
 
 import psycopg
 
-from db.deploy import EXAMPLE, DeployError, connect
+from db.connection import DeployError, connect
+from db.ending import ctrl_c_in_words
+from db.url import EXAMPLE
 
 # ok: what stands before a check, and its colour on a terminal.
 MARKS = {True: ("ok", "32"), False: ("WRONG", "31;1"), None: ("look", "33")}
@@ -47,7 +49,8 @@ def printable(text: str) -> str:
 
 def main() -> None:
     """Print a line for each check, and below what is not right how to put it right."""
-    rows = findings(os.environ.get("DATABASE_URL", ""))
+    with ctrl_c_in_words():
+        rows = findings(os.environ.get("DATABASE_URL", ""))
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     width = max(len(check) for check, *_ in rows)
     for check, ok, detail, fix in rows:

@@ -32,7 +32,7 @@ begin
             ('forget_instances reconnect_at record_outcomes wait_for_next_attempt', '', ''),
             ('check_writable describe_outcomes prune_history record_run', '', ''),
             ('run_cycle run_settings translate_messages', '', ''),
-            ('refresh_due', '', ''),
+            ('minute_ends_at refresh_due', '', ''),
             ('check_pg_cron schedule unschedule', '', ''),
             ('is_no_answer late_lanes', '', ''),
             ('doctor doctor_cron_jobs doctor_evolution_api doctor_instances', '', ''),

@@ -13,7 +13,8 @@ from typing import Any
 
 import psycopg
 
-from db.deploy import DeployError, connect
+from db.connection import DeployError, connect
+from db.ending import ctrl_c_in_words
 
 EVERY = 1.0  # seconds
 HEALTH = (
@@ -70,10 +71,11 @@ def watch(connection: Connection) -> None:
 def main() -> None:
     """Connect, and show until Ctrl-C."""
     try:
-        with connect(os.environ.get("DATABASE_URL", ""), "watch") as connection:
+        with (
+            ctrl_c_in_words(),
+            connect(os.environ.get("DATABASE_URL", ""), "watch") as connection,
+        ):
             watch(connection)
-    except KeyboardInterrupt:
-        print()
     except DeployError as error:
         raise SystemExit(f"error: {error}") from error
     except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedTable) as error:

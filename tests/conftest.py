@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import secrets
+import getpass
+import tempfile
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from simulator import Simulator
 from simulator.hostile import HostileServer
+from tests.databases import new_databases
 from tests.evolution_api import hostile_server_for, simulator_for
 from tools.engines import BorrowedServerError, EngineError, Server, start_postgres
 from tools.job import Connection, Job, install
 
-_numbers = itertools.count(1)
-# A server of yours may have databases of the same kind of name.
-_session = secrets.token_hex(4)
 _tested: set[str] = set()
 
 
@@ -39,6 +37,12 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for server in sorted(_tested):
         terminalreporter.write_line(f"PostgreSQL {server}")
+
+
+def pytest_unconfigure() -> None:
+    """Remove pytest's folder of folders, unless a failed test or another run has one in it."""
+    with contextlib.suppress(OSError):
+        (Path(tempfile.gettempdir()) / f"pytest-of-{getpass.getuser()}").rmdir()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -72,34 +76,6 @@ def pg_cron(server: Server) -> None:
         query = "select from pg_available_extensions where name = 'pg_cron'"
         if not connection.execute(query).rowcount:
             pytest.skip("this server has no pg_cron: PG=docker runs it")
-
-
-@contextlib.contextmanager
-def new_databases(server: Server) -> Iterator[Callable[[str], str]]:
-    """Gives what creates a database and returns its name; drops what it has created.
-
-    At once and not at the end: what is gone before the system writes it to the disk costs no disk.
-    """
-    names: list[str] = []
-
-    def create(options: str) -> str:
-        name = f"test_{_session}_{next(_numbers)}"
-        execute(
-            server, sql.SQL("create database {} ").format(sql.Identifier(name)) + sql.SQL(options)
-        )
-        names.append(name)
-        return name
-
-    yield create
-    for name in names:
-        execute(
-            server, sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
-        )
-
-
-def execute(server: Server, statement: sql.Composed) -> None:
-    with psycopg.connect(server.dsn(), autocommit=True) as admin:
-        admin.execute(statement)
 
 
 @pytest.fixture

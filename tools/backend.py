@@ -106,6 +106,25 @@ def memory(connection: Connection, line: str) -> int:
     return int(run_python(connection, body)) * 1024
 
 
+def has_compiled(connection: Connection) -> bool:
+    """Tell whether a query was compiled in this session: then the compiler is loaded."""
+    loaded = "plpy.notice('llvmjit' in open('/proc/self/maps').read())"
+    return run_python(connection, loaded) == "True"
+
+
+def compile_what_reads_a_table(connection: Connection) -> None:
+    """Have what a function does compiled in this session, and not the call of the function."""
+    connection.execute("set jit = on")
+    # It would load the compiler.
+    with psycopg.connect(connection.info.dsn, password=connection.info.password) as other:
+        other.execute("set jit = on")
+        row = other.execute("select pg_jit_available()").fetchone()
+    if row != (True,):
+        pytest.skip("this PostgreSQL cannot compile: Debian's package is postgresql-N-jit")
+    connection.execute("set jit_above_cost = 1.5; set jit_optimize_above_cost = -1")
+    assert not has_compiled(connection)
+
+
 def forget_peak_memory(connection: Connection) -> None:
     """Let VmHWM of this session's backend begin anew."""
     run_python(connection, "open('/proc/self/clear_refs', 'w').write('5')")

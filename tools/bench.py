@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import signal
 import statistics
 import time
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ WORKLOADS = (  # instances, server latency in seconds, how many of the instances
 
 def simulate(host: str, instances: int, latency: float, hanging: int, pipe: Pipe) -> None:
     """Serve until the pipe says to stop; instances that hang are spread evenly."""
+    # Ctrl-C reaches all processes of the terminal; the one that started this says when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with running_simulator(host, latency=latency) as simulator:
         added = simulator.add_instances(instances, spread=True)
         for number in range(hanging):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import io
 import secrets
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,8 +12,9 @@ from typing import Any
 import psycopg
 import segno
 
+from db.deploy import migrate, uninstall
 from simulator import Simulator, Trouble, running_simulator
-from tools.engines import ROOT, Server, engine_errors_in_words, start_postgres
+from tools.engines import Server, engine_errors_in_words, start_postgres
 from tools.job import Connection, read_qr
 
 # Shorter than the default 8 s, so that the hanging instance does not hold the demo up.
@@ -52,18 +51,6 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
-def deploy(command: str, url: str, output: int | None = None) -> None:
-    """Run what `make migrate` or `make uninstall` runs."""
-    environment = {**os.environ, "DATABASE_URL": url}
-    subprocess.run(
-        [sys.executable, "-m", "db.deploy", command],
-        cwd=ROOT,
-        env=environment,
-        stdout=output,
-        check=True,
-    )
-
-
 @contextlib.contextmanager
 def throw_away_database(server: Server) -> Iterator[str]:
     """A database of the demo's own, because the server may be one that DATABASE_URL names."""
@@ -72,16 +59,17 @@ def throw_away_database(server: Server) -> Iterator[str]:
         admin.execute(f"create database {name} template template0".encode())
         try:
             yield server.dsn(name)
-            # With it go the roles, where no other database has the job.
-            deploy("uninstall", server.dsn(name), subprocess.DEVNULL)
         finally:
+            # With it go the roles, where no other database has the job.
+            with contextlib.redirect_stdout(io.StringIO()):
+                uninstall(server.dsn(name))
             admin.execute(f"drop database {name} with (force)".encode())
 
 
 def run_demo(server: Server, url: str) -> None:
     """Install, add instances, run the job and show what it did."""
     say("make migrate")
-    deploy("migrate", url)
+    migrate(url)
 
     with (
         running_simulator(server.listen_host) as simulator,

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import psycopg
 
+from db.deploy import migrate
 from examples.live_page.server import serving
 from simulator import Simulator, running_simulator
 from simulator.background import in_background
-from tools.engines import ROOT, Server, engine_errors_in_words, start_postgres
+from tools.engines import Server, engine_errors_in_words, start_postgres
 from tools.job import Connection
 from tools.page_role import create_page_role
 
@@ -76,10 +74,7 @@ def live_page(url: str) -> Iterator[str]:
 def run_demo(server: Server) -> None:
     """Install the job, schedule it, and show what it does until somebody presses Ctrl-C."""
     say("make migrate")
-    environment = {**os.environ, "DATABASE_URL": server.dsn()}
-    subprocess.run(
-        [sys.executable, "-m", "db.deploy", "migrate"], cwd=ROOT, env=environment, check=True
-    )
+    migrate(server.dsn())
     with (
         running_simulator(server.listen_host) as simulator,
         psycopg.connect(server.dsn(), autocommit=True) as connection,
@@ -104,13 +99,10 @@ def main() -> None:
     """Start a throw-away PostgreSQL, run the demo, and leave nothing behind."""
     # Ctrl-C and `kill` end it in the same way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        say("Starting a throw-away PostgreSQL")
-        with engine_errors_in_words(), start_postgres(own=True) as server:
-            print(f"PostgreSQL {server.version}, engine {server.engine}")
-            run_demo(server)
-    except KeyboardInterrupt:
-        say("Done: the page, the simulator and the throw-away PostgreSQL are gone")
+    say("Starting a throw-away PostgreSQL")
+    with engine_errors_in_words(), start_postgres(own=True) as server:
+        print(f"PostgreSQL {server.version}, engine {server.engine}")
+        run_demo(server)
 
 
 if __name__ == "__main__":

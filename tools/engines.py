@@ -31,10 +31,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, urlencode
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+
+from db.connection import DeployError, connect, url_of
+from db.ending import ctrl_c_in_words
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -186,7 +188,7 @@ class Server(ABC):
 
     def dsn(self, dbname: str = "postgres") -> str:
         """Return the postgresql:// URL of a database on this server."""
-        return self._url(dbname, {})
+        return url_of({**self._parts(), "dbname": dbname})
 
     def as_reached(self, url: str) -> str:
         """Return the URL of a service on `listen_host` as this server has to call it."""
@@ -237,8 +239,15 @@ class Server(ABC):
             The exit status, and stdout and stderr together.
         """
         environment = {**os.environ, "PATH": f"{self._client_folder()}:{os.environ['PATH']}"}
-        environment |= {"PGHOST": self.host, "PGPORT": str(self.port), "PGDATABASE": dbname}
-        environment |= {"PGUSER": self.user, "PGPASSWORD": self.password}
+        variables = {
+            option.keyword.decode(): option.envvar.decode()
+            for option in psycopg.pq.Conninfo.get_defaults()
+            if option.envvar
+        }
+        parts = {**self._parts(), "dbname": dbname}
+        environment |= {
+            variables[name]: value for name, value in parts.items() if name in variables
+        }
         result = subprocess.run(
             list(argv),
             input=stdin,
@@ -257,13 +266,10 @@ class Server(ABC):
     def _ended(self) -> bool:
         """Tell whether the server's process is gone."""
 
-    def _url(self, dbname: str, options: Mapping[str, str]) -> str:
-        login = quote(self.user, safe="") + (
-            f":{quote(self.password, safe='')}" if self.password else ""
-        )
-        host = f"[{self.host}]" if ":" in self.host else quote(self.host, safe="")
-        query = f"?{urlencode(options, quote_via=quote)}" if options else ""
-        return f"postgresql://{login}@{host}:{self.port}/{quote(dbname, safe='')}{query}"
+    def _parts(self) -> dict[str, str]:
+        """Return what leads to the server, under the names of libpq's options."""
+        parts = {"host": self.host, "port": str(self.port)}
+        return {**parts, "user": self.user, "password": self.password}
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_DEADLINE
@@ -351,10 +357,11 @@ def choose_engine() -> str:
 
 @contextlib.contextmanager
 def engine_errors_in_words() -> Iterator[None]:
-    """For programs: end with the message of an EngineError, and without its traceback."""
+    """For programs: end with a message after an EngineError or Ctrl-C, and without a traceback."""
     try:
-        yield
-    except EngineError as error:
+        with ctrl_c_in_words("Ended by Ctrl-C: nothing of it stays."):
+            yield
+    except (EngineError, DeployError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
@@ -677,7 +684,7 @@ class _LocalServer(Server):
 
     def _ctl(self, *arguments: str) -> None:
         result = subprocess.run(
-            ["/usr/bin/pg_ctlcluster", *arguments],
+            ["sh", "-c", MORE_FILES, "sh", "/usr/bin/pg_ctlcluster", *arguments],
             env={**os.environ, "PG_CLUSTER_CONF_ROOT": str(self._conf_root)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -695,6 +702,12 @@ class _LocalServer(Server):
         return False
 
 
+# A process may have few files open where nobody has raised it: 1024 are too few for 512 calls.
+MORE_FILES = """
+ulimit -Sn 4096 2> /dev/null || ulimit -Sn "$(ulimit -Hn)"
+exec "$@"
+"""
+
 # pg_virtualenv runs this inside its environment and drops the cluster when it ends.
 HOLD = """
 python3=$1
@@ -709,17 +722,14 @@ def _local_server(settings: Mapping[str, str], environment: Mapping[str, str]) -
     if settings["shared_preload_libraries"] == "pg_cron" and not _has_extension(version, "pg_cron"):
         settings = {**settings, "shared_preload_libraries": ""}
     for attempt in range(1, START_ATTEMPTS + 1):
-        # An unnamed file, not a pipe: the clean-up after a killed parent still has somewhere to
-        # write to.
-        with (
-            tempfile.TemporaryFile() as output,
-            tempfile.NamedTemporaryFile("w", suffix=".env") as variables,
-        ):
+        # Unnamed files: a killed parent leaves none of them behind. Not a pipe for the output: the
+        # clean-up after a killed parent still has somewhere to write to.
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile("w") as variables:
             variables.writelines(
                 _environment_line(name, value) for name, value in environment.items()
             )
             variables.flush()
-            process = _pg_virtualenv(version, free_port(), settings, variables.name, output)
+            process = _pg_virtualenv(version, free_port(), settings, variables, output)
             try:
                 ready = _wait_for_ready_line(process, output)
                 if ready is None:
@@ -745,11 +755,12 @@ def _local_server(settings: Mapping[str, str], environment: Mapping[str, str]) -
 
 
 def _pg_virtualenv(
-    version: str, port: int, settings: Mapping[str, str], environment_file: str, output: IO[bytes]
+    version: str, port: int, settings: Mapping[str, str], variables: IO[str], output: IO[bytes]
 ) -> subprocess.Popen[bytes]:
     # -t: a temporary directory also for root, who otherwise gets the one fixed cluster name of the
     # machine.
-    command = ["pg_virtualenv", "-t", "-v", version]
+    command = ["sh", "-c", MORE_FILES, "sh", "pg_virtualenv", "-t", "-v", version]
+    environment_file = f"/dev/fd/{variables.fileno()}"
     command += ["-c", f"--locale C.UTF-8 --encoding UTF8 --environment {environment_file}"]
     for name, value in settings.items():
         # pg_createcluster takes a lower-case ssl for an option of its own.
@@ -767,6 +778,7 @@ def _pg_virtualenv(
         stdout=output,
         stderr=output,
         env=kept,
+        pass_fds=[variables.fileno()],
         start_new_session=True,
     )
 
@@ -826,23 +838,24 @@ class _UrlServer(Server):
 
     def __init__(self, url: str) -> None:
         try:
-            parts = {
-                name: str(value)
-                for name, value in conninfo_to_dict(url).items()
-                if value is not None
-            }
-        except psycopg.ProgrammingError as error:
-            raise EngineError(f"DATABASE_URL is not a PostgreSQL URL: {error}") from error
-        self.host = parts.pop("host", "127.0.0.1")
-        self.port = int(parts.pop("port", "5432"))
-        self.user = parts.pop("user", "postgres")
-        self.password = parts.pop("password", "")
-        parts.pop("dbname", None)
-        self._options = parts
+            connection = connect(url, "test PG=url")
+        except DeployError as error:
+            raise EngineError(str(error)) from error
+        with connection:
+            info = connection.info
+            # As libpq has settled it: the URL may leave out what has a default.
+            self.host, self.port, self.user = info.host, info.port, info.user
+            self.password = info.password
+            self.version = (info.parameter_status("server_version") or "").split(" ")[0]
+        self._options = {
+            name: str(value)
+            for name, value in conninfo_to_dict(url).items()
+            if name not in ("host", "hostaddr", "port", "user", "password", "dbname")
+        }
         self.listen_host = self.reachable_host = _own_address_towards(self.host, self.port)
 
-    def dsn(self, dbname: str = "postgres") -> str:
-        return self._url(dbname, self._options)
+    def _parts(self) -> dict[str, str]:
+        return {**super()._parts(), **self._options}
 
     def log_text(self) -> str:
         raise BorrowedServerError(
@@ -872,13 +885,6 @@ def _url_server(*, own: bool) -> Iterator[Server]:
             " PG=docker or PG=local starts one"
         )
     server = _UrlServer(url)
-    try:
-        with psycopg.connect(server.dsn(), connect_timeout=10) as connection:
-            server.version = (connection.info.parameter_status("server_version") or "").split(" ")[
-                0
-            ]
-    except psycopg.OperationalError as error:
-        raise EngineError(f"the server of DATABASE_URL does not answer: {error}") from error
     wanted = wanted_version()
     if wanted is not None and int(wanted) != server.major:
         raise EngineError(

@@ -2,7 +2,8 @@
 # Installs the Debian or Ubuntu packages that are missing for `make`, and nothing else.
 #
 # usage: tools/install_packages.sh venv     what the Python tools need
-#        tools/install_packages.sh engine   what the PostgreSQL server of tests and demo needs
+#        tools/install_packages.sh engine   what the PostgreSQL server of the demo needs
+#        tools/install_packages.sh tests    what the PostgreSQL server of the tests needs
 #        tools/install_packages.sh browser  Debian's Chromium, for the tests of the live page
 #        tools/install_packages.sh monitoring   what the tests of monitoring/ need; both come with a service
 #        tools/install_packages.sh lint     what `make lint` needs beside the Python tools
@@ -27,20 +28,29 @@ docker_works() {
     timeout 120 docker pull --quiet "$image" > /dev/null 2>&1
 }
 
-# A PostgreSQL version with PL/Python, pg_cron and, for the tests, Supabase's decoder of the WAL; and
-# what makes a throw-away cluster of it.
+# A PostgreSQL version with PL/Python and pg_cron, and what makes a throw-away cluster of it.
+# Arguments: files of its own that this version must have, beside its program.
 local_works() {
-    [ -x /usr/bin/pg_virtualenv ] && [ -d /usr/lib/python3/dist-packages/requests ] \
-        && [ -d /usr/lib/python3/dist-packages/PIL ] || return 1
-    local server extensions
+    [ -x /usr/bin/pg_virtualenv ] && [ -d /usr/lib/python3/dist-packages/requests ] || return 1
+    local server extensions file
     for server in /usr/lib/postgresql/*/bin/postgres; do
         extensions=/usr/share/postgresql/$(basename "${server%/bin/postgres}")/extension
-        if [ -f "$extensions/plpython3u.control" ] && [ -f "$extensions/pg_cron.control" ] \
-            && [ -f "${server%/bin/postgres}/lib/wal2json.so" ]; then
-            return 0
-        fi
+        for file in "$extensions/plpython3u.control" "$extensions/pg_cron.control" \
+            "${@/#/${server%/bin/postgres}/}"; do
+            [ -f "$file" ] || continue 2
+        done
+        return 0
     done
     return 1
+}
+
+# Exits where another engine than the local one is asked for or works.
+leave_unless_local() {
+    case "${PG:-}" in
+        docker | url) exit 0 ;; # tools/engines.py says what is missing
+        local) ;;
+        *) if docker_works; then exit 0; fi ;;
+    esac
 }
 
 # The newest server that is installed, else the distribution's own version.
@@ -59,7 +69,7 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
     else
-        sudo --preserve-env=DEBIAN_FRONTEND "$@"
+        sudo --preserve-env=DEBIAN_FRONTEND,NEEDRESTART_SUSPEND "$@"
     fi
 }
 
@@ -70,15 +80,16 @@ require() {
     if ! command -v apt-get > /dev/null; then
         fail "$purpose is missing, and this is not Debian or Ubuntu. Install the equivalents of: $*"
     fi
+    local note=
+    [[ "$*" != *-N* ]] || note=" (N is the version of PostgreSQL)"
     if [ "$(id -u)" != 0 ] && ! command -v sudo > /dev/null; then
-        fail "$purpose is missing. Without sudo, root has to run: apt-get install $*" \
-            "(N is the version of PostgreSQL)"
+        fail "$purpose is missing. Without sudo, root has to run: apt-get install $*$note"
     fi
-    export DEBIAN_FRONTEND=noninteractive
+    # Without the second, Ubuntu restarts services that use an old library.
+    export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
     echo "$purpose is missing: installing Debian packages ($*), after apt-get update."
-    as_root apt-get update -qq \
-        || fail "apt-get update failed; the message is above. Root has to install: $*" \
-            "(N is the version of PostgreSQL)"
+    as_root apt-get update \
+        || fail "apt-get update failed; the message is above. Root has to install: $*$note"
     local packages=("$@")
     if [[ "$*" == *-N* ]]; then
         local version
@@ -86,10 +97,28 @@ require() {
         [ -n "$version" ] || fail "apt knows no package postgresql. Install: $*"
         packages=("${packages[@]/-N/-$version}")
     fi
+    refuse_server_upgrade "${packages[@]}"
     echo "Installing: ${packages[*]}"
-    prevent_main_cluster
-    as_root apt-get install -qq --yes --no-install-recommends "${packages[@]}" > /dev/null \
+    [[ "${packages[*]}" == *postgresql* ]] && prevent_main_cluster
+    as_root apt-get install --yes --no-install-recommends --no-upgrade "${packages[@]}" \
         || fail "the installation failed; the message is above. Root has to install: ${packages[*]}"
+}
+
+# An upgrade of PostgreSQL restarts its clusters, and one that runs is somebody's. A package of the
+# same source, such as PL/Python, may need the newest server, also with --no-upgrade.
+refuse_server_upgrade() {
+    local plan upgrades upgraded running
+    plan=$(apt-get install --simulate --no-install-recommends --no-upgrade "$@") \
+        || fail "apt-get cannot install $*; the message is above."
+    upgrades=$(sed --quiet --regexp-extended 's/^Inst (postgresql-[0-9]+) \[.*/\1/p' <<< "$plan")
+    for upgraded in $upgrades; do
+        running=$(pg_lsclusters --no-header | awk -v version="${upgraded#postgresql-}" \
+            '$1 == version && $4 ~ /^online/ { print $1 "/" $2 }')
+        [ -z "$running" ] \
+            || fail "Installing $* would upgrade $upgraded and so restart the PostgreSQL server that runs here" \
+                "(${running//$'\n'/, }); nothing was installed. Upgrade it yourself when a restart suits" \
+                "(apt-get install --no-install-recommends $*), or choose another PostgreSQL: PG=docker or PG=url."
+    done
 }
 
 # Debian's server package creates a cluster on port 5432 and starts it. Nobody asked for one here.
@@ -107,21 +136,29 @@ case "${1:-}" in
         python3 -c 'import ensurepip, venv' 2> /dev/null || require "Python's venv" python3-venv
         ;;
     engine)
-        case "${PG:-}" in
-            docker | url) exit 0 ;; # tests/engines.py says what is missing
-            local) ;;
-            *) docker_works && exit 0 ;;
-        esac
-        local_works || require "A local PostgreSQL with PL/Python, pg_cron and wal2json" \
-            postgresql-N postgresql-plpython3-N postgresql-N-cron postgresql-N-wal2json \
-            python3-pil python3-requests
+        leave_unless_local
+        local_works || require "A local PostgreSQL with PL/Python and pg_cron" \
+            postgresql-N postgresql-plpython3-N postgresql-N-cron python3-requests
+        ;;
+    tests)
+        leave_unless_local
+        # Supabase's decoder of the WAL, and what show_qr() reads a picture with.
+        if ! local_works lib/wal2json.so || ! [ -d /usr/lib/python3/dist-packages/PIL ]; then
+            require "A local PostgreSQL with PL/Python, pg_cron and wal2json" \
+                postgresql-N postgresql-plpython3-N postgresql-N-cron postgresql-N-wal2json \
+                python3-pil python3-requests
+        fi
         ;;
     browser)
-        # Without it the tests of the live page are skipped, so it is no error that it cannot be had:
-        # Ubuntu has it only as a snap, and not everybody may install packages.
-        [ -x /usr/bin/chromium ] && exit 0
+        missing=()
+        [ -x /usr/bin/chromium ] || missing+=(chromium)
+        # The program with which Playwright steers it needs this library.
+        /sbin/ldconfig -p | grep --quiet 'libatomic\.so\.1 ' || missing+=(libatomic1)
+        [ "${#missing[@]}" = 0 ] && exit 0
+        # No error: Ubuntu has Chromium only as a snap, and not everybody may install packages.
         echo "The live page is tested in Chromium (a download of 80 MB, once)."
-        (require "Chromium" chromium) || echo "Going on without Chromium: the tests of the live page are skipped."
+        (require "The browser of the tests" "${missing[@]}") \
+            || echo "The tests of the live page are SKIPPED; to run them: apt-get install ${missing[*]}"
         ;;
     lint)
         command -v shellcheck > /dev/null || require "shellcheck" shellcheck
@@ -132,6 +169,6 @@ case "${1:-}" in
         fi
         ;;
     *)
-        fail "usage: tools/install_packages.sh venv|engine|browser|monitoring|lint"
+        fail "usage: tools/install_packages.sh venv|engine|tests|browser|monitoring|lint"
         ;;
 esac

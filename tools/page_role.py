@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
+
+from db.connection import changed
 
 CREATE_ROLE = Path(__file__).resolve().parent.parent / "examples/live_page/create_role.sql"
 
@@ -26,6 +26,4 @@ def create_page_role(url: str) -> str:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(CREATE_ROLE.read_bytes())
         connection.execute(sql.SQL("alter role qr_page password {}").format(password))
-    parts = conninfo_to_dict(url)
-    name = quote(str(parts["dbname"]), safe="")
-    return f"postgresql://qr_page:{password}@{parts['host']}:{parts['port']}/{name}"
+    return changed(url, user="qr_page", password=password)

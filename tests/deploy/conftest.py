@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from db.connection import database_name
 from db.order import ROOT
 from tests.deploy.installation import dump_lines, make
 from tools.engines import Server
@@ -18,7 +19,7 @@ def schema_of(server: Server) -> Callable[[str], str]:
     """A database as pg_dump sees it, data included, without what differs from dump to dump."""
 
     def dump(url: str) -> str:
-        code, output = server.run_client(["pg_dump"], dbname=url.rsplit("/", 1)[1])
+        code, output = server.run_client(["pg_dump"], dbname=database_name(url))
         assert code == 0, output[-500:]
         return "\n".join(dump_lines(output))
 

@@ -30,6 +30,9 @@ RUN apt-get update && apt-get install --yes --no-install-recommends docker-cli d
 """
 
 
+pytestmark = pytest.mark.engines
+
+
 def is_compose_installed() -> bool:
     result = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
     return result.returncode == 0

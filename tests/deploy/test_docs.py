@@ -96,6 +96,7 @@ def test_every_block_is_of_a_known_kind() -> None:
         assert {kind for kind, _ in blocks(document)} <= KINDS, document
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize("document", ["README.md", "README.fr.md", "docs/setup.md"])
 def test_what_the_document_says_can_be_run_from_top_to_bottom(document: str) -> None:
     with start_postgres(settings=configuration(document)) as fresh:
@@ -145,6 +146,7 @@ def give_a_qr(server: Server, simulator: Simulator) -> None:
         connection.execute("select refresh_qr_codes()")
 
 
+@pytest.mark.engines
 def test_the_queries_of_operations_run(pg_cron: None) -> None:
     with start_postgres(own=True) as fresh:
         with psycopg.connect(fresh.dsn(), autocommit=True) as connection:
@@ -157,6 +159,7 @@ def test_the_queries_of_operations_run(pg_cron: None) -> None:
                 connection.execute(query.encode())
 
 
+@pytest.mark.engines
 def test_make_demo_runs(server: Server) -> None:
     result = make("demo", server.dsn() if server.engine == "url" else None)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import psycopg
+import pytest
 
+from db.connection import database_name
 from tests.deploy.installation import value
 from tests.evolution_api import simulator_for
 from tools.engines import Server, start_postgres
@@ -41,19 +43,20 @@ def test_a_database_restored_on_the_same_server_is_the_same(
     schema_of: Callable[[str], str],
 ) -> None:
     filled(job.connection, job)
-    restored = empty_database.rsplit("/", 1)[1]
+    restored = database_name(empty_database)
     script = (
         "umask 077; folder=$(mktemp -d); trap 'rm -r $folder' EXIT;"
         " pg_dump -Fc -f $folder/dump && pg_restore --exit-on-error -d $1 $folder/dump"
     )
     code, output = server.run_client(
-        ["sh", "-c", script, "sh", restored], dbname=database.rsplit("/", 1)[1]
+        ["sh", "-c", script, "sh", restored], dbname=database_name(database)
     )
     assert (code, output) == (0, "")
     assert schema_of(empty_database) == schema_of(database)
     runs_on(empty_database, job)
 
 
+@pytest.mark.engines
 def test_a_database_moves_to_another_server_with_its_roles_and_its_schedule(
     pg_cron: None,
 ) -> None:

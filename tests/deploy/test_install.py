@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
+from db.connection import database_name
 from db.order import ROOT
 from simulator import Simulator
 from tests.deploy.installation import OURS, make, migrated, run_dist, value
@@ -71,7 +72,7 @@ def test_psql_installs_the_one_file(empty_database: str, server: Server) -> None
     code, output = server.run_client(
         ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-"],
         stdin=(ROOT / "dist" / "qr_refresh.sql").read_text(encoding="utf-8"),
-        dbname=empty_database.rsplit("/", 1)[1],
+        dbname=database_name(empty_database),
     )
     assert (code, output) == (0, "")
     assert value(empty_database, "select refresh_qr_codes() ->> 'success'") == "true"
@@ -233,7 +234,7 @@ def test_two_installations_at_once_both_succeed(empty_database: str) -> None:
 def test_without_superuser_nothing_is_installed_and_the_message_says_what_to_do(
     server: Server, empty_database: str, way: str
 ) -> None:
-    name = empty_database.rsplit("/", 1)[1]
+    name = database_name(empty_database)
     with psycopg.connect(empty_database, autocommit=True) as admin:
         admin.execute(f"create role owner_of_{name} login password 'x'".encode())
         admin.execute(f"alter database {name} owner to owner_of_{name}".encode())
@@ -255,6 +256,7 @@ def test_without_superuser_nothing_is_installed_and_the_message_says_what_to_do(
             admin.execute(f"drop role owner_of_{name}".encode())
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize(
     ("hidden", "message", "package"),
     [
@@ -314,7 +316,7 @@ def test_of_a_url_that_cannot_be_read_no_password_is_printed(command: str, passw
 
 
 def test_a_dollar_in_a_password_is_no_variable_of_make(server: Server, empty_database: str) -> None:
-    name = empty_database.rsplit("/", 1)[1]
+    name = database_name(empty_database)
     with psycopg.connect(empty_database, autocommit=True) as admin:
         admin.execute(f"create role login_of_{name} login password 'a$b$$(c)'".encode())
     try:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
+from db.connection import database_name
 from db.order import ROOT
 from simulator import Trouble
 from tests.deploy.installation import OURS, dump_lines, made, make, migrated, value
@@ -222,7 +223,7 @@ def test_a_run_under_way_ends_first(
 
 
 def test_without_superuser_nothing_is_removed(server: Server, database: str) -> None:
-    name = database.rsplit("/", 1)[1]
+    name = database_name(database)
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
         admin.execute(f"create role user_of_{name} login password 'x'".encode())
     try:
@@ -247,7 +248,7 @@ def test_psql_removes_it_with_the_file_alone(database: str, server: Server) -> N
     code, output = server.run_client(
         ["psql", "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", "-f", "-"],
         stdin=(ROOT / "db" / "uninstall.sql").read_text(encoding="utf-8"),
-        dbname=database.rsplit("/", 1)[1],
+        dbname=database_name(database),
     )
     assert code == 0, output
     assert value(database, OURS) == 1

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from simulator import Simulator
-from tests.conftest import new_databases
+from tests.databases import new_databases
 from tests.evolution_api import simulator_for
 from tools.engines import Server
 from tools.job import Job

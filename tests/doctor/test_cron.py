@@ -130,6 +130,114 @@ def test_a_role_may_run_live_mode_with_all_three_privileges_of_the_fix(cron_pati
     assert findings(cron_patient.connection)["job's role may run it"]["ok"] is False
 
 
+SECOND = (
+    "insert into cron.job (schedule, command, nodename, nodeport, database, username, jobname)"
+    " values ('* * * * *', '{command}', '', 5432, current_database(), '{role}', '{name}')"
+)
+CRON_BRANCHES: list[tuple[str, str, bool | None, str]] = [
+    (
+        "there is no second job",
+        SECOND.format(
+            command="CALL qr_refresh.live()", role="service_role", name="refresh-qr-codes"
+        ),
+        False,
+        "(refresh-qr-codes, calls live)",
+    ),
+    (
+        "there is no second job",
+        SECOND.format(command="select 1", role="postgres", name="refresh-qr-codes-2"),
+        False,
+        "(refresh-qr-codes-2, calls something else)",
+    ),
+    (
+        "there is no second job",
+        SECOND.format(command="select refresh_qr_codes()", role="postgres", name="x").replace(
+            "current_database()", "'another'"
+        ),
+        True,
+        "yes",
+    ),
+    (
+        "job's role may run it",
+        "update cron.job set username = 'nobody_there'",
+        False,
+        "(role nobody_there)",
+    ),
+    ("job's role may run it", "update cron.job set username = 'service_role'", True, "yes"),
+    ("job is active", "update cron.job set active = jobname !~ 'prune'", True, "yes"),
+    # Something else of ours has failed, but not what stores QR codes.
+    (
+        "pg_cron's last execution",
+        FAILED.format("no").replace("'refresh-qr-codes'", "'refresh-qr-codes-prune'"),
+        True,
+        "did not fail",
+    ),
+    (
+        "pg_cron's last execution",
+        FAILED.format("no") + ";" + FAILED.replace("'failed'", "'succeeded'").format("fine"),
+        True,
+        "did not fail",
+    ),
+    (
+        "pg_cron's last execution",
+        FAILED.format("no") + ";" + FAILED.replace("'failed'", "'running'").format("on"),
+        False,
+        "no",
+    ),
+    # A minute of live mode has to end by itself; a run alone may take 30 seconds.
+    (
+        "timeouts of the job's role",
+        "alter database postgres set statement_timeout = '45s'",
+        True,
+        "a run has its time",
+    ),
+    (
+        "timeouts of the job's role",
+        "alter database postgres set statement_timeout = '45s'; select qr_refresh.schedule('live')",
+        False,
+        "statement_timeout = 45s",
+    ),
+    (
+        "timeouts of the job's role",
+        "alter database postgres set statement_timeout = '61s'; select qr_refresh.schedule('live')",
+        True,
+        "a run has its time",
+    ),
+    # That of the role under which the job runs, and not of who looks.
+    (
+        "timeouts of the job's role",
+        "alter role service_role set statement_timeout = '9s';"
+        "update cron.job set username = 'service_role'",
+        False,
+        "service_role: statement_timeout = 9s",
+    ),
+    (
+        "timeouts of the job's role",
+        "alter role service_role set statement_timeout = '9s'",
+        True,
+        "postgres: a run has its time",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("check", "how", "ok", "detail"),
+    CRON_BRANCHES,
+    ids=[f"{b[0]}: {b[1][:60]}" for b in CRON_BRANCHES],
+)
+def test_a_check_of_pg_cron_tells_apart_what_is_wrong_and_what_is_not(
+    cron_patient: Job, check: str, how: str, ok: bool | None, detail: str
+) -> None:
+    found = break_and_look(cron_patient, check, how)
+    assert (found["ok"], detail in found["detail"]) == (ok, True), found
+
+
+def test_a_job_that_fails_by_itself_is_to_be_tried_by_hand(cron_patient: Job) -> None:
+    found = break_and_look(cron_patient, "pg_cron's last execution", FAILED.format("ERROR: no"))
+    assert found["fix"].startswith("By hand, as the role of the job")
+
+
+@pytest.mark.engines
 def test_a_server_without_pg_cron_and_a_standby_are_recognised() -> None:
     with start_postgres(settings={"shared_preload_libraries": ""}) as bare:
         install(bare.dsn())

@@ -155,6 +155,7 @@ def test_a_terminated_session_ends_in_the_middle_of_hanging_calls(
     assert works_again(Job(watcher, hanging.simulator))
 
 
+@pytest.mark.engines
 def test_a_fast_shutdown_ends_hanging_calls_of_every_kind(
     record_property: Callable[[str, object], None],
 ) -> None:
@@ -201,6 +202,7 @@ def test_a_fast_shutdown_ends_hanging_calls_of_every_kind(
             assert session.execute("select count(*) from qr_refresh.runs").fetchone() == (0,)
 
 
+@pytest.mark.engines
 def test_a_session_that_ends_inside_openssl_takes_no_other_along() -> None:
     with contextlib.ExitStack() as stack:
         # A server of its own: a crash in one session ends them all.
@@ -228,6 +230,7 @@ def test_a_session_that_ends_inside_openssl_takes_no_other_along() -> None:
         assert "terminated by signal" not in own.log_text()
 
 
+@pytest.mark.engines
 def test_a_client_that_goes_away_takes_no_other_session_along() -> None:
     with contextlib.ExitStack() as stack:
         own = stack.enter_context(start_postgres(own=True))

@@ -90,6 +90,7 @@ def logged_keys(connection: Connection) -> int:
     return int(run_python(connection, body))
 
 
+@pytest.mark.engines
 def test_proxies_netrc_ca_files_and_key_logs_of_the_environment_do_not_matter(
     server: Server, simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -240,7 +241,7 @@ def ear(hostile_job: Job, connect: Callable[[], Connection], server: Server) -> 
 def test_no_failing_request_shows_its_token(
     hostile_job: Job, hostile_server: HostileServer, ear: Ear
 ) -> None:
-    hostile_job.set(request_timeout="3 s", max_concurrency=40)
+    hostile_job.set(request_timeout="2 s", max_concurrency=40)
     for name, behaviour in FAILING.items():
         hostile_server.behave(name, behaviour)
         hostile_job.add_row(name, MARKER)

@@ -147,6 +147,7 @@ def test_a_private_ca_takes_the_place_of_the_systems(
     assert json.loads(loaded) == [[path, None, None]], "once, and nothing else"
 
 
+@pytest.mark.engines
 def test_a_certificate_signed_by_a_ca_of_the_system_is_trusted_without_a_setting(
     server: Server, simulator: Simulator, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
+from db.connection import database_name
 from simulator import Simulator, Trouble
 from tests.deploy.installation import migrated
 from tests.evolution_api import simulator_for
@@ -176,7 +177,7 @@ def test_a_database_with_other_settings_gets_the_same_qr_codes_and_times(
 ) -> None:
     if "standard_conforming_strings" in settings and server.major >= 19:
         pytest.skip("PostgreSQL 19 has it always on: PG_VERSION=18 runs it")
-    name = database.rsplit("/", 1)[1]
+    name = database_name(database)
     for setting, value in settings.items():
         job.connection.execute(f"alter database {name} set {setting} = {value!r}".encode())
     for instance in ("shop", "bar"):

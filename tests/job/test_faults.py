@@ -121,6 +121,7 @@ def wait_in_update(job: Job, pid: int) -> None:
     wait_until(lambda: job.value(row, pid), "the run writes")
 
 
+@pytest.mark.outage
 @pytest.mark.parametrize("fault", [kill_backend, kill_launcher, crash])
 @pytest.mark.parametrize("moment", [wait_in_http, wait_in_update])
 def test_a_run_that_is_cut_off_leaves_every_row_as_it_was_and_the_next_one_works(
@@ -176,6 +177,7 @@ def hangs_once() -> Callable[[Instance], Trouble | None]:
     return lambda instance: None if next(calls) else Trouble.HANG
 
 
+@pytest.mark.cron_minute
 def test_pg_cron_comes_back_after_a_kill_runs_the_job_and_its_history_tells_both(
     breakable: Server, cron: Job, evolution: Simulator
 ) -> None:
@@ -208,6 +210,7 @@ def test_pg_cron_comes_back_after_a_kill_runs_the_job_and_its_history_tells_both
         assert job.value(refreshed) == [len(NAMES)] * 2
 
 
+@pytest.mark.outage
 def test_evolution_api_is_down_for_a_while(breakable: Server, connected: Job) -> None:
     before = connected.connection.execute(ROWS.encode()).fetchall()
     with refusing_port(breakable.listen_host) as port:
@@ -229,6 +232,7 @@ def test_evolution_api_is_down_for_a_while(breakable: Server, connected: Job) ->
     assert failed == [0, *[len(NAMES)] * 3, 0]
 
 
+@pytest.mark.engines
 def test_a_full_disk_for_the_log_costs_the_log_only() -> None:
     with start_postgres(own=True) as server, simulator_for(server) as evolution:
         install(server.dsn())
@@ -303,6 +307,7 @@ def standby(breakable: Server, connected: Job) -> Iterator[str]:
             as_postgres(breakable, STOP_STANDBY, folder)
 
 
+@pytest.mark.engines
 def test_on_a_standby_the_error_says_to_run_it_on_the_primary(
     breakable: Server, connected: Job, evolution: Simulator, standby: str
 ) -> None:

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from simulator import Trouble, error_answer
+from tests.job.log import log_lines
 from tools.engines import Server
 from tools.job import Job
-
-
-def log_lines(server: Server, job: Job) -> list[str]:
-    """The job's own lines in the server log that come from this test's database."""
-    mark = f"@{job.connection.info.dbname} LOG:  [refresh-qr-codes] "
-    return [line.split(mark)[1] for line in server.log_text().splitlines() if mark in line]
 
 
 def add_one_of_each(job: Job) -> None:

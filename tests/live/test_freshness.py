@@ -24,8 +24,8 @@ def test_most_instances_have_their_first_qr_within_two_seconds_of_the_server(
         served_at = {}
         for number in range(count):
             name = f"shop {number}"
-            # From at once to 5 seconds after the row begins to connect.
-            delay = 5.0 * number / count
+            # From at once to 2 seconds after the row begins to connect.
+            delay = 2.0 * number / count
             instance = job.add(name, qr_delay=delay)
             served_at[name] = time.monotonic() + delay
             assert instance.qr is None or delay == 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright._impl._driver import compute_driver_executable
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from examples.live_page.server import serving
@@ -45,15 +47,29 @@ def live_page(page_database: str) -> Iterator[str]:
         yield address
 
 
+def problem_of_browser() -> str | None:
+    """Say what the browser lacks, and how to get it; None where it starts."""
+    if not CHROMIUM.exists():
+        return f"the live page is not tested: {CHROMIUM} is missing, apt-get install chromium"
+    driver, *_ = compute_driver_executable()
+    started = subprocess.run([driver, "--version"], capture_output=True, text=True, check=False)
+    if started.returncode != 0:
+        return (
+            "the live page is not tested: Playwright's driver does not start, apt-get install"
+            f" libatomic1 ({started.stderr.strip()})"
+        )
+    return None
+
+
 # Not for the session: while Playwright runs, this thread has an event loop, and other modules'
 # tests may want one of their own.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        message = f"{CHROMIUM} is missing: tools/install_packages.sh browser installs it on Debian"
+    problem = problem_of_browser()
+    if problem:
         if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+            pytest.fail(problem)
+        pytest.skip(problem)
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(
             executable_path=str(CHROMIUM), args=CHROMIUM_OPTIONS, chromium_sandbox=False

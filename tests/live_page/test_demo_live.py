@@ -60,8 +60,8 @@ def test_the_page_shows_the_codes_that_the_job_stores_until_ctrl_c(
 
     demo.send_signal(signal.SIGINT)
     output, _ = demo.communicate(timeout=60)
-    assert demo.returncode == 0, output
-    assert "PostgreSQL are gone" in output
+    assert demo.returncode == 130, output
+    assert "nothing of it stays" in output
     assert "Traceback" not in output
     with pytest.raises(requests.ConnectionError):
         requests.get(address, timeout=5)

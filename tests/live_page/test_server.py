@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -93,6 +94,9 @@ def test_the_browser_is_told_to_load_nothing_from_elsewhere(live_page: str) -> N
         assert "script-src 'self'" in policy
         assert "unsafe" not in policy and "http" not in policy
         assert response.headers["Cache-Control"] == "no-store"
+        # What is called a style must not be run as a script, nor anything as a page.
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Referrer-Policy"] == "no-referrer"
     assert get(live_page + "board.py").status_code == 404
 
 
@@ -252,6 +256,36 @@ def test_a_database_that_never_answers_is_offline_and_does_not_keep_the_page_fro
             wait_until(lambda: len(asked) > before, "it has connected anew, and waits")
             begun_at = time.monotonic()
         assert time.monotonic() - begun_at < 5
+
+
+@contextlib.asynccontextmanager
+async def database_without_tls(first: list[bytes]) -> AsyncIterator[str]:
+    """A server that has no TLS; `first` gets what each client asks it for at the beginning."""
+
+    async def refuse_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError):
+            first.append(await reader.readexactly(8))
+            writer.write(b"N")
+            first.append(await reader.readexactly(8))
+
+    async with await asyncio.start_server(refuse_tls, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        yield f"postgresql://qr_page:secret@127.0.0.1:{port}/postgres?gssencmode=disable"
+
+
+@pytest.mark.parametrize(("option", "goes_on"), [("", True), ("&sslmode=require", False)])
+def test_the_database_is_asked_for_tls_first_and_its_url_may_insist(
+    monkeypatch: pytest.MonkeyPatch, option: str, goes_on: bool
+) -> None:
+    monkeypatch.delenv("PGSSLMODE", raising=False)
+    monkeypatch.setattr(board, "RECONNECT_INTERVAL", 0.01)
+    first: list[bytes] = []
+    with in_background(database_without_tls(first)) as url, in_background(serving(url + option)):
+        wait_until(lambda: len(first) >= 3, "it has connected more than once")
+    tls = struct.pack("!ii", 8, 80877103)
+    assert first[0] == tls
+    # The password only follows where the URL allows it without TLS.
+    assert all(packet == tls for packet in first) is not goes_on
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])

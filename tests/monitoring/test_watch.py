@@ -57,7 +57,7 @@ def test_watch_shows_changes_until_ctrl_c(job: Job, database: str) -> None:
         assert not screen.has("ALERT")
         assert "\x1b[31m" not in screen.text
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(10) == 130
         screen.has()
         assert "Traceback" not in screen.text
 

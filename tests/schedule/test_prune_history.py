@@ -60,6 +60,14 @@ def test_old_runs_of_our_jobs_go_and_everything_else_stays(cron: Job) -> None:
     assert prune(cron) == 0
 
 
+def test_the_time_says_what_is_old_and_not_the_number(cron: Job) -> None:
+    # Numbers begin anew where the extension was created anew, and jobs that take long end late.
+    for number, age in ((1, "6 days"), (2, "8 days"), (3, None), (4, "9 days"), (5, None)):
+        keep(cron, number, "SELECT refresh_qr_codes()", age=age)
+    assert prune(cron) == 3
+    assert left(cron) == [1, 5]
+
+
 def test_history_retention_says_how_old_is_too_old(cron: Job) -> None:
     keep(cron, 1, "SELECT refresh_qr_codes()", age="3 hours")
     assert prune(cron) == 0

@@ -80,6 +80,7 @@ def test_a_schedule_that_pg_cron_refuses_is_an_error_with_a_hint(cron: Job) -> N
     assert jobs(cron) == []
 
 
+@pytest.mark.cron_minute
 def test_the_real_pg_cron_runs_the_job_and_the_qr_arrives_and_no_token_is_shown(
     cron: Job, server: Server
 ) -> None:
@@ -158,6 +159,7 @@ def test_more_workers_than_pg_cron_runs_at_a_time_are_refused(cron: Job) -> None
     assert len(jobs(cron)) == most
 
 
+@pytest.mark.cron_minute
 def test_the_real_pg_cron_runs_live_mode(cron: Job) -> None:
     cron.add("shop")
     cron.connection.execute("select qr_refresh.schedule('live')")
@@ -331,6 +333,7 @@ def test_the_jobs_of_two_databases_do_not_touch_each_other(cron: Job, job: Job) 
     assert cron.value(of_this_database, here) is None
 
 
+@pytest.mark.engines
 def test_without_pg_cron_the_error_names_the_package_and_the_settings() -> None:
     with start_postgres(settings={"shared_preload_libraries": ""}) as bare:
         install(bare.dsn())
@@ -343,6 +346,7 @@ def test_without_pg_cron_the_error_names_the_package_and_the_settings() -> None:
                 assert "cron.database_name = 'postgres'" in hint
 
 
+@pytest.mark.engines
 def test_without_the_extension_the_error_says_to_create_it(pg_cron: None) -> None:
     with start_postgres(own=True) as fresh:
         install(fresh.dsn())

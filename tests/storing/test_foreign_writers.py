@@ -363,7 +363,8 @@ def test_who_holds_some_rows_and_waits_for_others_is_in_no_deadlock(
     assert report["refreshed"] + report["failed"] == 40
 
 
-def test_no_deadlock_in_100_runs_beside_transactions_that_update_in_any_order(
+@pytest.mark.outage
+def test_no_deadlock_in_30_runs_beside_transactions_that_update_in_any_order(
     job: Job, connect: Callable[[], Connection], server: Server
 ) -> None:
     names = [f"instance {number}" for number in range(10)]
@@ -403,7 +404,7 @@ def test_no_deadlock_in_100_runs_beside_transactions_that_update_in_any_order(
         writer.start()
     stored = 0
     try:
-        for _ in range(100):
+        for _ in range(30):
             report = job.run()
             assert report["success"], report
             assert all(r["success"] or r["error"] == REFUSED["error"] for r in report["results"])
@@ -413,9 +414,9 @@ def test_no_deadlock_in_100_runs_beside_transactions_that_update_in_any_order(
         for writer in writers:
             writer.join()
     assert errors == []
-    assert min(transactions) > 20
+    assert min(transactions) > 6
     # Two that wait for each other cannot both go on: then it is the run that gives up.
-    assert stored > 500
+    assert stored > 150
     assert job.run()["refreshed"] == 10
     if server.engine != "url":
         assert "deadlock detected" not in server.log_text()

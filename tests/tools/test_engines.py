@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
+import resource
 import socket
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from db.connection import changed, database_name
 from tests.deploy.installation import value
 from tools.engines import ROOT, EngineError, Server, start_postgres
 from tools.job import wait_until
@@ -32,6 +36,7 @@ def answers(dsn: str) -> bool:
     return True
 
 
+@pytest.mark.engines
 def test_two_servers_run_side_by_side_and_are_gone_afterwards(engine: str) -> None:
     with ExitStack() as stack:
         first, second = (stack.enter_context(start_postgres(engine)) for _ in range(2))
@@ -43,6 +48,7 @@ def test_two_servers_run_side_by_side_and_are_gone_afterwards(engine: str) -> No
     assert not answers(second.dsn())
 
 
+@pytest.mark.engines
 def test_settings_and_environment_reach_the_server_and_outlast_a_restart(engine: str) -> None:
     variable = "https://x.example/%v?quote='"
     settings = {"shared_preload_libraries": "", "cluster_name": "it's mine"}
@@ -61,6 +67,7 @@ def test_settings_and_environment_reach_the_server_and_outlast_a_restart(engine:
         assert server.log_text().count("database system is ready to accept connections") == 3
 
 
+@pytest.mark.engines
 def test_a_stopped_server_answers_again_after_its_start(engine: str) -> None:
     with start_postgres(engine) as server:
         server.stop("immediate")
@@ -70,16 +77,20 @@ def test_a_stopped_server_answers_again_after_its_start(engine: str) -> None:
         assert "was not properly shut down" in server.log_text()
 
 
-def test_a_server_ends_when_the_process_that_started_it_is_killed(engine: str) -> None:
+@pytest.mark.engines
+def test_a_server_ends_when_the_process_that_started_it_is_killed(
+    engine: str, tmp_path: Path
+) -> None:
     program = (
         "from tools.engines import start_postgres\n"
-        f"with start_postgres({engine!r}) as server:\n"
+        f"with start_postgres({engine!r}, environment={{'SOME': 'value'}}) as server:\n"
         "    print(server.dsn(), flush=True)\n"
         "    input()\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -89,8 +100,35 @@ def test_a_server_ends_when_the_process_that_started_it_is_killed(engine: str) -
         assert answers(dsn)
         process.kill()
     wait_until(lambda: not answers(dsn), "the server of the killed process is gone", timeout=30)
+    assert list(tmp_path.iterdir()) == []
 
 
+def test_a_server_may_have_more_files_open_than_a_login_session(engine: str) -> None:
+    wanted = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE,"
+        " (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "from tools.engines import start_postgres\n"
+        "import psycopg\n"
+        f"with start_postgres({engine!r}) as server:\n"
+        "    for _ in range(2):\n"
+        "        with psycopg.connect(server.dsn(), autocommit=True) as connection:\n"
+        "            query = b'create extension if not exists plpython3u;'\n"
+        "            query += b' create or replace function files() returns int'\n"
+        "            query += b' language plpython3u as $$ import resource as r;'\n"
+        "            query += b' return r.getrlimit(r.RLIMIT_NOFILE)[0] $$'\n"
+        "            connection.execute(query)\n"
+        "            print(connection.execute('select files()').fetchone()[0])\n"
+        "        server.restart()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    limits = [int(line) for line in result.stdout.splitlines()]
+    assert len(limits) == 2 and min(limits) >= wanted, result.stdout + result.stderr
+
+
+@pytest.mark.engines
 def test_a_setting_that_postgres_refuses_is_reported_with_its_log(engine: str) -> None:
     with (
         pytest.raises(EngineError, match="shared_buffers"),
@@ -100,7 +138,7 @@ def test_a_setting_that_postgres_refuses_is_reported_with_its_log(engine: str) -
 
 
 def test_the_client_programs_are_of_the_servers_version(server: Server, database: str) -> None:
-    name = database.rsplit("/", 1)[1]
+    name = database_name(database)
     dump = server.run_client(["pg_dump", "--schema-only"], dbname=name)
     assert dump.returncode == 0, dump.output
     assert "refresh_qr_codes" in dump.output
@@ -126,6 +164,34 @@ def test_a_server_that_runs_already_is_used_and_left_alone(
         with pytest.raises(EngineError, match="not ours to stop"):
             borrowed.stop()
     assert answers(server.dsn())
+
+
+def test_the_options_of_a_database_url_hold_for_every_database_and_program(
+    server: Server, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = changed(server.dsn("template1"), sslmode="disable", application_name="a b")
+    monkeypatch.setenv("DATABASE_URL", url)
+    with start_postgres("url") as borrowed:
+        dsn = borrowed.dsn(database_name(database))
+        assert database_name(dsn) == database_name(database)
+        assert value(dsn, "show application_name") == "a b"
+        query = ["psql", "-XAtc", "show application_name"]
+        if server.engine == "local":
+            monkeypatch.setenv("PGAPPNAME", "another")
+            assert borrowed.run_client(query).output == "a b\n"
+
+
+@pytest.mark.parametrize("password", ["se%cret", "se@cret", "se/cret"])
+def test_of_a_database_url_that_cannot_be_read_no_password_is_printed(
+    password: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://postgres:{password}@127.0.0.1:1/postgres")
+    with (
+        pytest.raises(EngineError, match="write special characters as %XX") as failure,
+        start_postgres("url"),
+    ):
+        pass
+    assert "cret" not in str(failure.value)
 
 
 def test_a_server_that_runs_already_takes_no_other_settings(

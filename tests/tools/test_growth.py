@@ -10,10 +10,11 @@ from tools.growth import COMMANDS, KEPT, QR_SECONDS, tables, week
 from tools.job import Job, wait_until
 
 INSTANCES = 10
-DAYS = 0.1
+DAYS = 0.05
 LIVE_QR_CODES = INSTANCES * 16 * 1024  # bytes; one takes seven pages of 2 kB
 
 
+@pytest.mark.growth
 def test_history_keeps_its_length_and_autovacuum_keeps_up_with_the_qr_codes(
     pg_cron: None,
 ) -> None:

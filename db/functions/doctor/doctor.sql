@@ -2,7 +2,10 @@
 create or replace function qr_refresh.doctor()
 returns table ("check" text, ok boolean, detail text, fix text)
 language plpgsql volatile parallel unsafe security invoker
+rows 40
 set search_path = pg_catalog, pg_temp
+-- Compiling our queries takes longer than running them.
+set jit = off
 as $$
 declare
     section text;

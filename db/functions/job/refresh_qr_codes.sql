@@ -5,6 +5,8 @@ create or replace function public.refresh_qr_codes(
 returns jsonb
 language plpgsql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
+-- Compiling our queries takes longer than running them.
+set jit = off
 -- A caller could otherwise have the plans of our queries shown, and in them the tokens.
 set debug_print_parse = off
 set debug_print_rewritten = off

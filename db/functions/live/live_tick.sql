@@ -5,6 +5,8 @@ create or replace function qr_refresh.live_tick(
 returns jsonb
 language plpgsql volatile parallel unsafe security definer
 set search_path = pg_catalog, pg_temp
+-- Compiling our queries takes longer than running them.
+set jit = off
 -- A caller could otherwise have the plans of our queries shown, and in them the tokens.
 set debug_print_parse = off
 set debug_print_rewritten = off
@@ -14,9 +16,7 @@ declare
     shortest_wait constant double precision := 0.1;
     longest_wait constant double precision := 1;
     begun_at timestamptz := coalesce((progress ->> 'begun_at')::timestamptz, clock_timestamp());
-    -- Just before the next minute begins, or the one after it when that is about to.
-    ends_at constant timestamptz := date_trunc('minute', begun_at + interval '2 seconds')
-    + interval '59 seconds';
+    ends_at constant timestamptz := qr_refresh.minute_ends_at(begun_at);
     wait double precision := least(longest_wait, coalesce((progress ->> 'wait')::double precision, 0));
     ticks integer := coalesce((progress ->> 'ticks')::integer, 0);
     failed_ticks integer := coalesce((progress ->> 'failed_ticks')::integer, 0);

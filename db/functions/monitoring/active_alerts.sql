@@ -2,7 +2,10 @@
 create or replace function qr_refresh.active_alerts()
 returns table (alert text, instance_name text, since timestamptz, detail text)
 language plpgsql stable parallel restricted security definer
+rows 10
 set search_path = pg_catalog, pg_temp
+-- Compiling our queries takes longer than running them.
+set jit = off
 -- A caller could otherwise have the plans of our queries shown, and what is in them.
 set debug_print_parse = off
 set debug_print_rewritten = off

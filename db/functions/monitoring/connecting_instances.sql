@@ -17,7 +17,10 @@ returns table (
     no_live_qr_since timestamptz
 )
 language plpgsql stable parallel restricted security definer
+rows 100
 set search_path = pg_catalog, pg_temp
+-- Compiling our queries takes longer than running them.
+set jit = off
 -- A caller could otherwise have the plans of our queries shown, and what is in them.
 set debug_print_parse = off
 set debug_print_rewritten = off

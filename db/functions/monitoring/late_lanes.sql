@@ -2,7 +2,10 @@
 create or replace function qr_refresh.late_lanes()
 returns table (lane text, late_after interval, last_finished_at timestamptz)
 language sql stable parallel restricted security invoker
+rows 1
 set search_path = pg_catalog, pg_temp
+-- Compiling our queries takes longer than running them.
+set jit = off
 as $$
     with minutes as materialized (
         select

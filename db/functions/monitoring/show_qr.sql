@@ -5,6 +5,8 @@ create or replace function qr_refresh.show_qr(
 returns text
 language plpython3u stable parallel restricted security definer
 set search_path = pg_catalog, pg_temp
+-- Compiling our queries takes longer than running them.
+set jit = off
 -- A caller could otherwise have the plans of our queries shown, and what is in them.
 set debug_print_parse = off
 set debug_print_rewritten = off
