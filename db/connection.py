@@ -60,10 +60,17 @@ def connect(url: str, command: str, database: str | None = None) -> psycopg.Conn
             " @ is %40, / is %2F, % is %25, a space is %20. After a ? it may only have what libpq"
             " knows, such as sslmode."
         )
-    defaults = {} if "PGCONNECT_TIMEOUT" in os.environ else {"connect_timeout": CONNECT_TIMEOUT}
+    parts = conninfo_to_dict(url, dbname=database)
+    if "PGCONNECT_TIMEOUT" not in os.environ:
+        parts.setdefault("connect_timeout", CONNECT_TIMEOUT)
     try:
-        conninfo = make_conninfo(url, **{**defaults, **conninfo_to_dict(url, dbname=database)})
-        return psycopg.connect(conninfo, autocommit=True)
+        connection = psycopg.connect(make_conninfo("", **parts), autocommit=True)
+        # Whatever the URL says: our files are not in its encoding, and with SQL_ASCII texts come as
+        # bytes.
+        encoding = connection.info.parameter_status("server_encoding")
+        client_encoding = "UTF8" if encoding == "SQL_ASCII" else encoding
+        connection.execute(f"set client_encoding = '{client_encoding}'".encode())
+        return connection
     except psycopg.Error as error:
         place = f"database {database}" if database else "the database of DATABASE_URL"
         raise DeployError(f"cannot connect to {place}: {error}") from error

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,6 +23,9 @@ from db.order import ROOT
 from simulator.certificates import new_certificate
 from tests.deploy.installation import OURS, made, make, value
 from tools.engines import Server, start_postgres
+
+# What stands for something else in a URL.
+SPECIAL = "@/?:%# '"
 
 OPTIONS = {
     "application_name": "my app",
@@ -47,8 +50,10 @@ OPTIONS = {
 
 def used(url: str) -> None:
     """Do with the database all that an operator does, and find it as it was."""
-    assert "Installed" in made("migrate", url)
-    assert value(url, "select refresh_qr_codes() ->> 'success'") == "true"
+    output = made("migrate", url)
+    assert "Installed" in output and "b'" not in output
+    ours = changed(url, client_encoding="UTF8")
+    assert value(ours, "select refresh_qr_codes() ->> 'success'") == "true"
     checks = make("doctor", url).stdout
     assert re.search(r"\d+ checks, \d+ wrong", checks), checks
     with subprocess.Popen(
@@ -62,11 +67,21 @@ def used(url: str) -> None:
         assert "0 of 0 live" in watching.stdout.readline()
         watching.kill()
     made("uninstall", url)
-    assert value(url, OURS) == 1  # evolution_instances stays
+    assert value(ours, OURS) == 1  # evolution_instances stays
 
 
 def test_a_url_with_every_option_of_libpq_works_for_every_command(empty_database: str) -> None:
     used(changed(empty_database, **OPTIONS))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "of_client"), [("SQL_ASCII", ""), ("LATIN1", "LATIN1"), ("UTF8", "SQL_ASCII")]
+)
+def test_the_encodings_of_a_database_and_a_url_are_of_no_matter(
+    create_database: Callable[[str], str], encoding: str, of_client: str
+) -> None:
+    url = create_database(f"template template0 encoding '{encoding}' lc_collate 'C' lc_ctype 'C'")
+    used(changed(url, client_encoding=of_client) if of_client else url)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -119,6 +134,7 @@ def test_a_name_and_its_address_are_both_taken(empty_database: str, server: Serv
     assert value(empty_database, OURS) == 3
 
 
+@pytest.mark.engines
 def test_each_sslmode_leads_dbmate_over_tls_and_a_wrong_certificate_stops_it(
     tmp_path: Path, server: Server
 ) -> None:
@@ -181,11 +197,13 @@ def socket_url(request: pytest.FixtureRequest, server: Server) -> Iterator[str]:
         yield url_of({"host": host, "port": str(running.port), "dbname": "app"})
 
 
+@pytest.mark.engines
 def test_a_socket_with_peer_authentication_works_for_every_command(socket_url: str) -> None:
     assert "host=%2F" in socket_url
     used(socket_url)
 
 
+@pytest.mark.engines
 def test_a_socket_that_the_environment_names_works_for_every_command(
     socket_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,7 +232,7 @@ def test_the_name_of_the_database_is_found_wherever_it_stands(url: str, name: st
     "parts",
     [
         {"host": "h", "dbname": "app"},
-        {"host": "::1", "port": "5433", "user": "a b", "password": "p@/?:%#", "dbname": "a/b"},
+        {"host": "::1", "port": "5433", "user": "a b", "password": SPECIAL, "dbname": "a/b"},
         {"host": "/run/post gresql", "port": "5433", "user": "u", "dbname": "app"},
         {"host": "@abstract", "dbname": "app", "sslmode": "disable"},
         {"host": "a,b", "port": "1,2", "password": "x", "options": "-c a=b -c c=d"},

@@ -166,6 +166,7 @@ def test_make_demo_runs(server: Server) -> None:
     assert "The server's current code is the same." in result.stdout
 
 
+@pytest.mark.engines
 def test_make_demo_leaves_nothing_on_a_server_that_runs_already(
     server: Server, schema_of: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,7 +116,7 @@ def test_another_encoding_is_worth_a_look(create_database: Callable[[str], str])
     assert (found["ok"], found["detail"]) == (None, "LATIN1")
 
 
-def test_from_another_database_pg_cron_cannot_be_judged(patient: Job) -> None:
+def test_from_another_database_pg_cron_cannot_be_judged(patient: Job, pg_cron: None) -> None:
     found = findings(patient.connection)["pg_cron sees this database"]
     assert found["ok"] is None
     assert found["detail"].startswith("pg_cron lives in database postgres")

@@ -241,7 +241,7 @@ def ear(hostile_job: Job, connect: Callable[[], Connection], server: Server) -> 
 def test_no_failing_request_shows_its_token(
     hostile_job: Job, hostile_server: HostileServer, ear: Ear
 ) -> None:
-    hostile_job.set(request_timeout="3 s", max_concurrency=40)
+    hostile_job.set(request_timeout="2 s", max_concurrency=40)
     for name, behaviour in FAILING.items():
         hostile_server.behave(name, behaviour)
         hostile_job.add_row(name, MARKER)

@@ -107,6 +107,7 @@ def message_of_division(connection: Connection) -> str:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.engines
 def test_a_server_that_speaks_another_language_changes_no_report_and_no_error(
     french_server: Server, encoding: str
 ) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
 import psycopg
 
-from simulator import Simulator, Trouble
+from simulator import Simulator
 from tools.backend import run_python, threads
 from tools.engines import Server
-from tools.job import Connection, Job, wait_until
+from tools.job import Connection, Job
 
 
 def test_an_unchanged_qr_leaves_the_row_and_the_write_ahead_log_alone(job: Job) -> None:
@@ -133,31 +132,6 @@ def test_an_idle_tick_writes_nothing_logs_nothing_and_loads_nothing(
     mark = f"@{job.connection.info.dbname} LOG:  [refresh-qr-codes] "
     lines = [line.split(mark)[1] for line in server.log_text().splitlines() if mark in line]
     assert lines == ["✓ Successfully refreshed QR for shop"]
-
-
-def test_the_application_does_not_wait_for_a_run_in_the_middle_of_its_http(
-    job: Job, connect: Callable[[], Connection], simulator: Simulator
-) -> None:
-    job.add("hangs").answer_with = Trouble.HANG
-    job.add("shop")
-    job.tick()
-    job.connection.execute("delete from qr_refresh.instance_state where instance_name = 'shop'")
-    job.set(request_timeout="3 s")
-    asked = len(simulator.requests_of("hangs"))
-    runner = connect()
-    run = threading.Thread(target=runner.execute, args=("select refresh_qr_codes()",))
-    run.start()
-    try:
-        wait_until(lambda: len(simulator.requests_of("hangs")) > asked, "the run hangs")
-        slowest = 0.0
-        for _ in range(20):
-            begun_at = time.monotonic()
-            job.connection.execute("update evolution_instances set updated_at = now()")
-            slowest = max(slowest, time.monotonic() - begun_at)
-        assert run.is_alive()
-    finally:
-        run.join()
-    assert slowest < 1, "the run hangs for three seconds"
 
 
 def test_a_dead_qr_is_reported_and_not_stamped_again(job: Job, simulator: Simulator) -> None:

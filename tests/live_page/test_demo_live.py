@@ -34,6 +34,7 @@ def demo(server: Server, pg_cron: None) -> Iterator[subprocess.Popen[str]]:
             process.send_signal(signal.SIGINT)
 
 
+@pytest.mark.engines
 def test_the_page_shows_the_codes_that_the_job_stores_until_ctrl_c(
     demo: subprocess.Popen[str],
 ) -> None:

@@ -26,6 +26,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("module", "moment"), MOMENTS)
+@pytest.mark.engines
 def test_ctrl_c_ends_it_with_one_sentence(server: Server, module: str, moment: str) -> None:
     if server.engine == "url":
         pytest.skip("takes a server of its own: PG=docker or PG=local runs it")

@@ -103,6 +103,7 @@ def test_a_server_ends_when_the_process_that_started_it_is_killed(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.engines
 def test_a_server_may_have_more_files_open_than_a_login_session(engine: str) -> None:
     wanted = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     program = (
