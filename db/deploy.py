@@ -33,6 +33,7 @@ from db.order import (
     SEARCH_PATH,
     UNINSTALL,
     VIEWS,
+    text_of,
 )
 
 LOCK_TIMEOUT = "5min"
@@ -92,7 +93,7 @@ def prepare_session(connection: psycopg.Connection) -> None:
 
 def run_file(connection: psycopg.Connection, path: Path) -> None:
     """Run the statements of one file."""
-    text = path.read_text(encoding="utf-8")
+    text = text_of(path)
     try:
         connection.execute(text.encode())
     except psycopg.Error as error:

@@ -26,6 +26,7 @@ from db.order import (
     REPEATED,
     ROOT,
     SEARCH_PATH,
+    text_of,
 )
 
 DIST = ROOT / "dist"
@@ -182,7 +183,7 @@ on conflict do nothing;"""
 
 def part_of(path: Path) -> str:
     """Return a file without dbmate's marks and without the part that undoes a migration."""
-    text = path.read_text(encoding="utf-8").split("-- migrate:down")[0]
+    text = text_of(path).split("-- migrate:down")[0]
     text = re.sub(r"\A-- migrate:up\s*\n", "", text).strip()
     return f"-- {path.relative_to(ROOT).as_posix()}\n\n{text}"
 

@@ -7,6 +7,7 @@ room the order does not matter. Also what the session has to be like meanwhile.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +48,20 @@ SEARCH_PATH = "pg_catalog, pg_temp"
 LOCK = 7_160_624_931
 # The application waits for whoever waits for its table. A run of the job holds it for run_timeout.
 MIGRATION_LOCK_TIMEOUT = "1min"
+
+
+def text_of(path: Path) -> str:
+    """Return the statements of a file, with what it includes in its place.
+
+    A line `include NAME` stands for the file of that name beside it.
+    """
+    text = path.read_text(encoding="utf-8")
+    return re.sub(
+        r"^include (\S+)\n",
+        lambda line: (path.parent / line[1]).read_text(encoding="utf-8"),
+        text,
+        flags=re.MULTILINE,
+    )
 
 
 def function(name: str) -> Path:

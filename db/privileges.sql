@@ -24,9 +24,7 @@ begin
             ('runs', 'select insert delete', 'qr_refresh_owner'),
             -- Private: for the owner and superusers.
             ('schema_migrations runs_id_seq', '', ''),
-            ('define_answer_reader define_evolution_call define_evolution_server', '', ''),
-            ('define_http_adapter define_http_client define_tls_trust', '', ''),
-            ('evolution_api_base_url fetch_qr_codes', '', ''),
+            ('evolution_api_base_url evolution_client fetch_qr_codes', '', ''),
             ('instance_problem instances_to_ask', '', ''),
             ('notify_stored store_connected store_postponed_qr_codes store_qr_codes', '', ''),
             ('forget_instances reconnect_at record_outcomes wait_for_next_attempt', '', ''),

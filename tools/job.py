@@ -17,7 +17,7 @@ from PIL import Image
 from psycopg import sql
 from psycopg.rows import class_row
 
-from db.order import MIGRATIONS, REPEATED
+from db.order import MIGRATIONS, REPEATED, text_of
 from simulator import Instance, Simulator
 from simulator.picture import data_url
 
@@ -33,7 +33,7 @@ def install(url: str, paths: Sequence[Path] = (*MIGRATIONS, *REPEATED)) -> None:
     """Run the files of an installation in a database, in one transaction; without paths all."""
     with psycopg.connect(url) as connection:
         for path in paths:
-            connection.execute(path.read_bytes())
+            connection.execute(text_of(path).encode())
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout: float = 30.0) -> None:

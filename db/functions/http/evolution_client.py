@@ -42,10 +42,12 @@ from urllib.parse import quote
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.exceptions import InvalidURL
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3.exceptions import ReadTimeoutError
+from urllib3.exceptions import LocationParseError, ReadTimeoutError
 from urllib3.util.ssl_match_hostname import CertificateError
 
+GRACE = 0.05  # seconds after its deadline, until the main thread ends a call
 LARGEST_BODY = 262144  # bytes; a real answer has 13,600
 DATA_URL_PREFIX = "data:image/png;base64,"
 # identity: compressing a QR code costs the server more than it saves on the way.
@@ -54,7 +56,7 @@ REASONS: dict[Any, str] = {
     TimeoutError: "Request timeout",
     ReadTimeoutError: "Request timeout",
     ConnectionRefusedError: "connection refused",
-    socket.gaierror: "host not found",
+    (socket.gaierror, InvalidURL, LocationParseError): "host not found",
     (ssl.SSLCertVerificationError, CertificateError): "TLS certificate is not trusted",
     ssl.SSLError: "TLS error",
 }
@@ -174,6 +176,11 @@ class Call:
         """The seconds that are left, and a moment at least: requests refuses less."""
         return max(self.begun_at + self.timeout - time.monotonic(), 0.001)
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the time-outs of requests, which end what only hangs, have not ended this."""
+        return time.monotonic() > self.begun_at + self.timeout + GRACE
+
 
 class TrustingAdapter(HTTPAdapter):
     """Sends over TLS with one context, from a file that no environment variable names."""
@@ -187,40 +194,36 @@ class TrustingAdapter(HTTPAdapter):
         """Hand the context over. Without ca_certs: Debian's urllib3 1.26 would add the system's."""
         super().init_poolmanager(*args, **options, ssl_context=self.context, ca_certs=None)
 
-    def cert_verify(self, connection: Any, *args: Any, **options: Any) -> None:
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Verify; requests would read its own file of CAs for each connection."""
-        connection.cert_reqs = "CERT_REQUIRED"
-        connection.ca_certs = connection.ca_cert_dir = None
+        conn.cert_reqs = "CERT_REQUIRED"
+        conn.ca_certs = conn.ca_cert_dir = None
 
 
-class Trust:
-    """The TLS contexts, one for each file of CAs, made anew when the file changes."""
+contexts: dict[str, tuple[tuple[int, ...], ssl.SSLContext]] = {}
+contexts_lock = threading.Lock()
 
-    def __init__(self) -> None:
-        """Begin without any."""
-        self.lock = threading.Lock()
-        self.kept: dict[str, tuple[tuple[int, ...], ssl.SSLContext]] = {}
 
-    def context(self, ca_file: str | None) -> ssl.SSLContext:
-        """Return the context that trusts the CAs of this PEM file, None: of the system's.
+def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """Return the context that trusts the CAs of this PEM file, None: of the system's.
 
-        Raises:
-            FailedError: the file cannot be read.
-        """
-        path = ca_file or DEFAULT_CA_BUNDLE_PATH
-        with self.lock:
-            try:
-                file = Path(path).stat()
-                version = (file.st_ino, file.st_size, file.st_mtime_ns)
-                if path not in self.kept or self.kept[path][0] != version:
-                    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                    context.minimum_version = ssl.TLSVersion.TLSv1_2
-                    context.check_hostname = False  # urllib3 does that, for addresses as well
-                    context.load_verify_locations(path)
-                    self.kept[path] = (version, context)
-            except OSError:  # of which an SSLError is one
-                raise FailedError("CA file cannot be read") from None
-            return self.kept[path][1]
+    Raises:
+        FailedError: the file cannot be read.
+    """
+    path = ca_file or DEFAULT_CA_BUNDLE_PATH
+    with contexts_lock:
+        try:
+            file = Path(path).stat()
+            version = (file.st_ino, file.st_size, file.st_mtime_ns)
+            if path not in contexts or contexts[path][0] != version:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                context.minimum_version = ssl.TLSVersion.TLSv1_2
+                context.check_hostname = False  # urllib3 does that, for addresses as well
+                context.load_verify_locations(path)
+                contexts[path] = (version, context)
+        except OSError:  # of which an SSLError is one
+            raise FailedError("CA file cannot be read") from None
+        return contexts[path][1]
 
 
 def new_session(context: ssl.SSLContext | None) -> requests.Session:
@@ -235,34 +238,85 @@ def new_session(context: ssl.SSLContext | None) -> requests.Session:
     return session
 
 
-def get(session: requests.Session, call: Call, route: str) -> tuple[int, bytes]:
-    """Return status and body of one request.
+class Connections:
+    """What one thread keeps open between its calls."""
 
-    Raises:
-        requests.RequestException: it failed.
-        FailedError: the answer is larger than any, or was cut short.
-    """
-    url = f"{call.base_url}/instance/{route}/{quote(call.instance_name, safe='')}"
-    # A third of the time for connecting: an address that swallows packets leaves some for others.
-    timeout = (call.rest / 3, call.rest)
-    headers = {"apikey": call.instance_token}
-    with session.get(
-        url, headers=headers, timeout=timeout, allow_redirects=False, stream=True
-    ) as response:
-        answer = final_answer(response)
-        body = answer.read(LARGEST_BODY + 1)
-        length = answer.headers.get("Content-Length", "")
-        if length.isdigit() and len(body) < min(int(length), LARGEST_BODY + 1):
-            raise FailedError("answer was cut short")
-        return answer.status, unpacked(body)
+    def __init__(self) -> None:
+        """Begin without any."""
+        self.context: ssl.SSLContext | None = None
+        self.session = new_session(None)
+        self.kept: set[str] = set()  # the servers that may have left a connection open
+
+    def ask(self, call: Call) -> dict[str, Any]:
+        """Ask for the state where that is wanted, then for the QR code; return what is answered.
+
+        reconnected: connect was called on state close, where it opens a WhatsApp socket; None: it
+        was called without asking for the state.
+        """
+        answer: dict[str, Any] = {"qr_code": None, "error": None, "reconnected": False}
+        try:
+            if call.check_state:
+                state = read_state(*self.get(call, "connectionState"))
+                if state == "open":
+                    return answer | {"outcome": "connected"}
+                if state == "close" and not call.connect_on_close:
+                    return answer | {"outcome": "closed"}
+            answer["reconnected"] = state == "close" if call.check_state else None
+            outcome, picture = read_qr_code(*self.get(call, "connect"))
+            return answer | {"outcome": outcome, "qr_code": picture}
+        except FailedError as error:
+            return answer | {"outcome": "failed", "error": str(error)}
+        except Exception as error:
+            reason = reason_of(error)
+            if reason == "Request timeout":
+                return answer | {"outcome": "timeout"}
+            return answer | {"outcome": "failed", "error": reason}
+
+    def get(self, call: Call, route: str) -> tuple[int, bytes]:
+        """Return status and body; once more where a kept connection turns out to be closed."""
+        if call.base_url in self.kept:
+            self.kept.remove(call.base_url)
+            try:
+                return self.get_once(call, route)
+            except requests.ConnectionError as error:
+                if reason_of(error) != "connection closed":
+                    raise
+        return self.get_once(call, route)
+
+    def get_once(self, call: Call, route: str) -> tuple[int, bytes]:
+        """Return status and body of one request.
+
+        Raises:
+            requests.RequestException: it failed.
+            FailedError: the answer is larger than any, or was cut short.
+        """
+        if call.base_url.startswith("https:") and self.context is not tls_context(call.ca_file):
+            self.session.close()
+            self.context = tls_context(call.ca_file)
+            self.session = new_session(self.context)
+        url = f"{call.base_url}/instance/{route}/{quote(call.instance_name, safe='')}"
+        # An address that swallows packets takes a third of the time, and leaves some for others.
+        with self.session.get(
+            url,
+            headers={"apikey": call.instance_token},
+            timeout=(call.rest / 3, call.rest),
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            answer = final_answer(response)
+            body = answer.read(LARGEST_BODY + 1)
+            length = answer.headers.get("Content-Length", "")
+            if length.isdigit() and len(body) < min(int(length), LARGEST_BODY + 1):
+                raise FailedError("answer was cut short")
+            self.kept.add(call.base_url)
+            return answer.status, unpacked(body)
 
 
 def final_answer(response: requests.Response) -> Any:
     """Return the answer to read from: http.client takes 103 Early Hints for one."""
-    answer = response.raw
-    original = answer._original_response
+    original: Any = response.raw._original_response
     if not 100 <= original.status < 200:
-        return answer
+        return response.raw
     for _ in range(10):
         original.headers = None  # begin() then reads the next status line
         original.begin()
@@ -271,20 +325,8 @@ def final_answer(response: requests.Response) -> Any:
     return original
 
 
-def get_again(
-    session: requests.Session, call: Call, route: str, is_kept: bool
-) -> tuple[int, bytes]:
-    """Return what get() does; on a kept connection that the server has closed it tries once more."""
-    try:
-        return get(session, call, route)
-    except requests.ConnectionError as error:
-        if not is_kept or reason_of(error) != "connection closed":
-            raise
-    return get(session, call, route)
-
-
 def reason_of(error: BaseException | None) -> str:
-    """Return a text of ours for an exception, whose own text may name the host or quote a header."""
+    """Return a text of ours for an exception: its own may name the host or quote a header."""
     while error is not None:
         for kind, text in REASONS.items():
             if isinstance(error, kind):
@@ -293,39 +335,11 @@ def reason_of(error: BaseException | None) -> str:
     return "connection closed"
 
 
-def ask(session: requests.Session, call: Call, is_kept: bool) -> dict[str, Any]:
-    """Ask for the state where that is wanted, then for the QR code; return the answer's fields.
-
-    reconnected: connect was called on state close, where it opens a WhatsApp socket; None: it was
-    called without asking for the state.
-    """
-    answer: dict[str, Any] = {"qr_code": None, "error": None, "reconnected": False}
-    try:
-        if call.check_state:
-            state = read_state(*get_again(session, call, "connectionState", is_kept))
-            if state == "open":
-                return answer | {"outcome": "connected"}
-            if state == "close" and not call.connect_on_close:
-                return answer | {"outcome": "closed"}
-            answer["reconnected"] = state == "close"
-        else:
-            answer["reconnected"] = None
-        outcome, picture = read_qr_code(*get_again(session, call, "connect", is_kept))
-        return answer | {"outcome": outcome, "qr_code": picture}
-    except FailedError as error:
-        return answer | {"outcome": "failed", "error": str(error)}
-    except Exception as error:
-        reason = reason_of(error)
-        if reason == "Request timeout":
-            return answer | {"outcome": "timeout"}
-        return answer | {"outcome": "failed", "error": reason}
-
-
 # --- many calls -----------------------------------------------------------------------------------
 
 
 class Worker:
-    """A thread and its connections, which are kept: one call after the other."""
+    """A thread that asks, one call after the other."""
 
     def __init__(self, client: Client) -> None:
         """Start the thread.
@@ -335,31 +349,14 @@ class Worker:
         """
         self.client = client
         self.calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
-        self.context: ssl.SSLContext | None = None
-        self.session = new_session(None)
-        self.known: set[str] = set()  # servers that have answered this session
         threading.Thread(target=self.work, daemon=True).start()
 
     def work(self) -> None:
-        """Ask, call by call, for as long as the program runs."""
+        """Ask for as long as the program runs."""
+        connections = Connections()
         while True:
             call = self.calls.get()
-            try:
-                self.trust(call)
-                answer = ask(self.session, call, call.base_url in self.known)
-            except FailedError as error:
-                answer = {"outcome": "failed", "qr_code": None, "error": str(error)}
-                answer |= {"reconnected": False}
-            self.known.add(call.base_url)
-            self.client.finish(self, call, answer)
-
-    def trust(self, call: Call) -> None:
-        """Take a session with the context that this call wants."""
-        if call.base_url.startswith("https:"):
-            context = self.client.trust.context(call.ca_file)
-            if context is not self.context:
-                self.session.close()
-                self.context, self.session, self.known = context, new_session(context), set()
+            self.client.finish(self, call, connections.ask(call))
 
 
 class Client:
@@ -369,7 +366,6 @@ class Client:
         """Write the answers to this file descriptor."""
         self.output = output
         self.lock = threading.Lock()
-        self.trust = Trust()
         self.under_way: dict[int, Call] = {}
         self.idle: list[Worker] = []
         self.late = 0
@@ -379,8 +375,8 @@ class Client:
         rest = b""
         while True:
             with self.lock:
-                wait = min((call.rest for call in self.under_way.values()), default=None)
-            if select.select([source], [], [], wait)[0]:
+                rests = [call.rest + GRACE for call in self.under_way.values()]
+            if select.select([source], [], [], min(rests, default=None))[0]:
                 data = os.read(source, 1 << 16)
                 if not data:
                     return
@@ -401,10 +397,10 @@ class Client:
 
     def end_overdue(self) -> None:
         """Answer for what has passed its deadline; its thread is left behind."""
-        now = time.monotonic()
-        for call in [*self.under_way.values()]:
-            if now >= call.begun_at + call.timeout and self.tell(call, {"outcome": "timeout"}):
-                self.late += 1
+        with self.lock:
+            overdue = [call for call in self.under_way.values() if call.is_overdue]
+        for call in overdue:
+            self.tell(call, {"outcome": "timeout"}, left_behind=1)
 
     def finish(self, worker: Worker, call: Call, answer: dict[str, Any]) -> None:
         """Tell the answer, unless it comes too late; the worker is free again. For its thread."""
@@ -413,12 +409,13 @@ class Client:
             self.late -= was_late
             self.idle.append(worker)
 
-    def tell(self, call: Call, answer: dict[str, Any]) -> bool:
+    def tell(self, call: Call, answer: dict[str, Any], left_behind: int = 0) -> bool:
         """Write the answer to a call, once; return whether this was the first."""
         nothing = {"qr_code": None, "error": None, "reconnected": None}
         with self.lock:
             if self.under_way.pop(call.id, None) is None:
                 return False
+            self.late += left_behind
             told = nothing | answer | {"id": call.id, "late": self.late}
             told |= {"elapsed": time.monotonic() - call.begun_at, "answered_at": time.time()}
             data = memoryview(json.dumps(told).encode() + b"\n")

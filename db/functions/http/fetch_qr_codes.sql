@@ -33,7 +33,6 @@ as $python$
     tick = 0.05  # seconds until a cancel is noticed
     grace = 1.0  # seconds after the end of a run, for a client that has much to tell
     most_calls = 512  # at a time, to all servers together
-    most_late = 8  # threads that a client may have left behind before another takes its place
     run_ends = time.monotonic() + run_timeout
     # With less time left than this a call is not begun: it comes first in the next run.
     shortest = min(0.5, request_timeout / 4)
@@ -42,7 +41,7 @@ as $python$
         """The client of this session; where there is none of today's program, a new one."""
         program = plpy.execute("select qr_refresh.evolution_client() as text")[0]["text"]
         kept: dict[str, Any] | None = SD.get("client")
-        if kept and kept["program"] == program and kept["late"] <= most_late:
+        if kept and kept["program"] == program:
             return kept
         end_client()
         python = f"{sys.exec_prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
@@ -170,7 +169,9 @@ as $python$
                 nothing = {"qr_code": None, "elapsed": 0.0, "reconnected": None}
                 keep({"id": i, "outcome": outcome, "error": error} | nothing)
     finally:
-        if under_way:  # a cancel, or an error
+        # After a cancel or an error calls are under way. A thread that was left behind may hold a
+        # connection for as long as its server drips.
+        if under_way or SD.get("client", {}).get("late"):
             end_client()
     return results
 $python$;
