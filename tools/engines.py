@@ -51,6 +51,9 @@ ENGINES = ("docker", "local", "url")
 START_DEADLINE = 60.0
 STOP_DEADLINE = 30.0
 
+# A busy machine takes longer to remove the files of some hundred databases.
+REMOVE_DEADLINE = 180.0
+
 # Seconds after which what a container has written is in its log.
 LOG_DEADLINE = 3.0
 
@@ -810,7 +813,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
     process.stdin.close()
     try:
-        process.wait(STOP_DEADLINE)
+        process.wait(REMOVE_DEADLINE)
     except subprocess.TimeoutExpired:
         process.terminate()
         process.wait(STOP_DEADLINE)
