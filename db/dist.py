@@ -44,9 +44,9 @@ def write_dist() -> None:
 
 def write_release() -> None:
     """Write the files of a release and their checksums, as `sha256sum --check` reads them."""
-    for kind, text_of in (("", psql_file), ("-migration", migration_file)):
+    for kind, content in (("", psql_file), ("-migration", migration_file)):
         path = DIST / f"qr_refresh-{project()['version']}{kind}.sql"
-        write(path, text_of(path.name))
+        write(path, content(path.name))
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()
         write(path.with_name(f"{path.name}.sha256"), f"{checksum}  {path.name}\n")
 

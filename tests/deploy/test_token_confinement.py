@@ -28,7 +28,7 @@ REFUSED = [
     "select * from qr_refresh.instance_state",
     "insert into qr_refresh.evolution_servers values ('mine', 'http://127.0.0.1:1')",
     "update evolution_instances set evolution_server = 'mine'",
-    "select qr_refresh.define_http_client()",
+    "select qr_refresh.evolution_client()",
     "select qr_refresh.evolution_api_base_url()",
     "select qr_refresh.schedule()",
     "set role qr_refresh_owner",

@@ -1,16 +1,19 @@
-"""read_answer() and read_state() on what the real Evolution API has answered."""
+"""read_qr_code(), read_state() and unpacked() on what the real Evolution API has answered."""
 
 from __future__ import annotations
 
+import gzip
 import json
+import tracemalloc
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from db.functions.http.evolution_client import FailedError, read_qr_code, read_state, unpacked
 from db.order import ROOT
-from tools.derive_python_bodies import load
 from tools.job import PNG_URL, read_qr
-from tools.plpy_types import Plpy
 
 CAPTURES = ROOT / "simulator" / "captures"
 QR = ["03_close_then_qr_2s", "04_connecting_with_qr", "v1/04_connecting_qr"]
@@ -38,15 +41,20 @@ STATES = {
 }
 
 
-def readers() -> dict[str, Any]:
-    gd: dict[str, Any] = {}
-    load("define_answer_reader", Plpy(), gd)()
-    return gd
-
-
 def read(status: int, body: bytes) -> tuple[str, str | None, str | None]:
-    outcome, qr_code, error = readers()["qr_refresh.read_answer"](status, body)
-    return outcome, qr_code, error
+    """The outcome, the QR code and the reason of a failure."""
+    try:
+        return *read_qr_code(status, body), None
+    except FailedError as error:
+        return "failed", None, str(error)
+
+
+def state_in(status: int, body: bytes) -> tuple[str | None, str | None]:
+    """The state, and the reason of a failure."""
+    try:
+        return read_state(status, body), None
+    except FailedError as error:
+        return None, str(error)
 
 
 def capture(name: str) -> tuple[int, bytes]:
@@ -95,13 +103,50 @@ def test_a_picture_that_was_cut_short_is_not_taken() -> None:
     assert read(200, cut) == ("failed", None, "QR code is not a PNG picture")
 
 
-def test_a_body_over_256_kb_is_not_read() -> None:
-    assert read(200, b" " * 262_145) == ("failed", None, "answer is over 256 kB")
+LARGEST = b"[" + b" " * 262_142 + b"]"
+COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
+    "not": bytes,
+    "gzip": gzip.compress,
+    "zlib": zlib.compress,
+    "zlib without effort": lambda body: zlib.compress(body, 0),
+}
+
+
+@pytest.mark.parametrize("how", COMPRESSED)
+def test_a_body_of_256_kb_is_read_and_a_larger_one_is_not(how: str) -> None:
+    compress = COMPRESSED[how]
+    assert unpacked(compress(LARGEST)) == LARGEST
+    with pytest.raises(FailedError, match="^answer is over 256 kB$"):
+        unpacked(compress(LARGEST + b" "))
+
+
+@pytest.mark.parametrize("how", COMPRESSED)
+def test_a_captured_body_is_the_same_however_it_was_compressed(how: str) -> None:
+    status, body = capture("04_connecting_with_qr")
+    assert read(status, unpacked(COMPRESSED[how](body))) == read(status, body)
+
+
+def test_of_a_bomb_no_more_than_256_kb_are_unpacked() -> None:
+    bomb = gzip.compress(bytes(1 << 28))
+    tracemalloc.start()
+    try:
+        with pytest.raises(FailedError, match="^answer is over 256 kB$"):
+            unpacked(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("body", [b"", b"\x1f", b"\x1f\x8b\x08", b"x", b"\x78\x9c junk", b"{}"])
+def test_what_only_begins_like_a_compressed_body_is_left_as_it_is_or_is_no_json(
+    body: bytes,
+) -> None:
+    assert read(200, unpacked(body))[0] in ("failed", "no_qr_code")
 
 
 @pytest.mark.parametrize("name", STATES)
 def test_a_captured_state_is_read(name: str) -> None:
-    assert readers()["qr_refresh.read_state"](*capture(name)) == STATES[name]
+    assert state_in(*capture(name)) == STATES[name]
 
 
 @pytest.mark.parametrize(
@@ -110,4 +155,4 @@ def test_a_captured_state_is_read(name: str) -> None:
 )
 def test_a_state_is_one_of_three_or_none(instance: dict[str, Any], state: str | None) -> None:
     body = json.dumps({"instance": instance}).encode()
-    assert readers()["qr_refresh.read_state"](200, body) == (state, None)
+    assert state_in(200, body) == (state, None)

@@ -1,4 +1,4 @@
-"""read_answer() and read_state() on arbitrary bytes: they never raise, nor take one for another.
+"""The readers of the HTTP client on arbitrary bytes: a picture, a state, or a short reason.
 
 FUZZ_EXAMPLES sets the number of cases for each test.
 """
@@ -6,10 +6,12 @@ FUZZ_EXAMPLES sets the number of cases for each test.
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import re
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import hypothesis
@@ -17,20 +19,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from db.functions.http.evolution_client import FailedError, read_qr_code, read_state, unpacked
 from simulator.hostile import GOOD_BODY
-from tools.derive_python_bodies import load
-from tools.plpy_types import Plpy
 
 PREFIX = "data:image/png;base64,"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LARGEST = 262144
 REASON = re.compile(r"[A-Za-z0-9 '-]{3,60}")
 
-gd: dict[str, Any] = {}
-load("define_answer_reader", Plpy(), gd)()  # a query would fail the test
-read_answer, read_state = gd["qr_refresh.read_answer"], gd["qr_refresh.read_state"]
 GOOD = json.loads(GOOD_BODY)
 PNG = base64.b64decode(GOOD["base64"].removeprefix(PREFIX), validate=True)
+COMPRESSIONS: list[Callable[[bytes], bytes]] = [gzip.compress, zlib.compress]
 fuzz = hypothesis.settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "500")),
     deadline=None,
@@ -38,10 +37,25 @@ fuzz = hypothesis.settings(
 )
 
 
+def read_answer(status: int, body: bytes) -> tuple[str, str | None, str | None]:
+    """The outcome, the QR code and the reason of a failure; any other exception fails the test."""
+    try:
+        return *read_qr_code(status, unpacked(body)), None
+    except FailedError as error:
+        return "failed", None, str(error)
+
+
+def state_in(status: int, body: bytes) -> tuple[str | None, str | None]:
+    """The state, and the reason of a failure; any other exception fails the test."""
+    try:
+        return read_state(status, unpacked(body)), None
+    except FailedError as error:
+        return None, str(error)
+
+
 def check(status: int, body: bytes) -> str:
     """Assert everything that holds for every answer; return the outcome."""
     outcome, qr_code, error = read_answer(status, body)
-    outcome = str(outcome)
     assert outcome in ("qr_code", "no_qr_code", "connected", "failed")
     assert (qr_code is not None) == (outcome == "qr_code")
     assert (error is not None) == (outcome == "failed")
@@ -140,7 +154,7 @@ def test_no_answer_raises_and_only_pictures_are_qr_codes(status: int, body: byte
 def test_no_answer_about_a_state_raises_and_a_state_is_one_that_was_sent(
     status: int, body: bytes
 ) -> None:
-    state, error = read_state(status, body)
+    state, error = state_in(status, body)
     assert error is None or REASON.fullmatch(error)
     if state is not None:
         assert error is None
@@ -195,3 +209,20 @@ def test_a_picture_with_anything_in_its_base64_that_does_not_belong_there_is_ref
 def test_the_largest_answer_that_is_read_has_256_kb(size: int) -> None:
     body = GOOD_BODY + b" " * (size - len(GOOD_BODY))
     assert check(200, body) == ("qr_code" if size == LARGEST else "failed")
+
+
+@fuzz
+@given(body=bodies, compress=st.sampled_from(COMPRESSIONS), data=st.data())
+def test_a_compressed_body_is_unpacked_and_a_broken_one_raises_nothing_of_its_own(
+    body: bytes, compress: Callable[[bytes], bytes], data: st.DataObject
+) -> None:
+    packed = compress(body[:LARGEST])
+    assert unpacked(packed) == body[:LARGEST]
+    position = data.draw(st.integers(0, len(packed) - 1))
+    broken = packed[:position] + data.draw(st.binary(max_size=2)) + packed[position + 1 :]
+    try:
+        left = unpacked(broken)
+    except FailedError as error:
+        assert str(error) == "answer is over 256 kB"
+    else:
+        check(200, left)
