@@ -1,4 +1,4 @@
-"""What the kernel knows of a backend (threads, sockets, memory, signals), and what troubles one.
+"""What the kernel knows of a backend and of its HTTP client, and what troubles them.
 
 The troubles: a resolver that hangs, a port that answers nobody or refuses, a file on the server.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import secrets
 import socket
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from textwrap import dedent
 
 import psycopg
 import pytest
+from psycopg import sql
 
+from simulator.hostile import HostileServer
 from tools.engines import Server
 from tools.job import Connection, wait_until
 
@@ -37,6 +40,13 @@ RELEASED_RESOLVER = """
     GD['released'].set()
 """
 
+
+# The same in the HTTP client, where a call to it can only be left behind: for change_client().
+NEVER_RESOLVES = """
+    def never_resolve(*arguments, **options):
+        threading.Event().wait()
+    socket.getaddrinfo = never_resolve
+"""
 
 # IPv6 is not everywhere; what is simulated is only that this address leads to the server.
 ADDRESS_OF = """
@@ -68,23 +78,79 @@ def threads(connection: Connection, pid: int | None = None) -> int:
     return int(run_python(connection, f"import os; plpy.notice(len(os.listdir('{folder}')))"))
 
 
-def sockets(connection: Connection) -> int:
-    """Count the sockets of this session's backend."""
+def processes(connection: Connection) -> list[tuple[int, int, str, str]]:
+    """Return pid, parent, state (Z: a zombie) and name of all processes where the server runs."""
     body = """
+        import json, os
+        found = []
+        for pid in filter(str.isdigit, os.listdir('/proc')):
+            try:
+                before, _, after = open('/proc/' + pid + '/stat').read().rpartition(')')
+            except OSError:
+                continue  # it has just ended
+            state, parent = after.split()[:2]
+            found.append((int(pid), int(parent), state, before.partition('(')[2]))
+        plpy.notice(json.dumps(found))
+    """
+    return [tuple(process) for process in json.loads(run_python(connection, body))]
+
+
+def clients(connection: Connection, pid: int) -> list[int]:
+    """Return the pids of the child processes of a backend: its HTTP client, and every zombie."""
+    return [child for child, parent, _, _ in processes(connection) if parent == pid]
+
+
+def client_of(watcher: Connection, pid: int) -> int:
+    """Return the pid of the one HTTP client that a backend has."""
+    (client,) = clients(watcher, pid)
+    return client
+
+
+def wait_until_gone(watcher: Connection, *pids: int, timeout: float = 10) -> None:
+    """Wait until of these processes not even a zombie is there."""
+    wait_until(
+        lambda: not {pid for pid, *_ in processes(watcher)} & {*pids},
+        "the processes are gone",
+        timeout,
+    )
+
+
+def sockets(connection: Connection, pid: int | None = None) -> int:
+    """Count the sockets of this session's backend, or of another process of its server."""
+    body = f"""
         import os
         def is_socket(fd):
             try:
-                return os.readlink('/proc/self/fd/' + fd).startswith('socket:')
+                return os.readlink('/proc/{pid or "self"}/fd/' + fd).startswith('socket:')
             except OSError:
                 return False
-        plpy.notice(sum(map(is_socket, os.listdir('/proc/self/fd'))))
+        plpy.notice(sum(map(is_socket, os.listdir('/proc/{pid or "self"}/fd'))))
     """
     return int(run_python(connection, body))
 
 
-def wait_for_threads(watcher: Connection, pid: int, workers: int) -> None:
-    """Wait until a backend has its main thread and so many others."""
-    wait_until(lambda: threads(watcher, pid) >= 1 + workers, f"{workers} requests under way")
+def wait_for_requests(server: HostileServer, count: int) -> None:
+    """Wait until a hostile server has so many connections open, each with a request that hangs."""
+    wait_until(lambda: server.open_connections >= count, f"{count} requests under way")
+
+
+def change_client(connection: Connection, code: str) -> None:
+    """Have the HTTP clients of this database run this code before they begin to serve."""
+    last = 'if __name__ == "__main__":\n    main()'
+    query = b"select qr_refresh.evolution_client()"
+    program = str((connection.execute(query).fetchone() or [""])[0])
+    assert last in program
+    replace_client(connection, program.replace(last, f"{dedent(code)}\n{last}"))
+
+
+def replace_client(connection: Connection, program: str) -> None:
+    """Deploy another program as the HTTP client of this database."""
+    connection.execute(
+        sql.SQL(
+            "create or replace function qr_refresh.evolution_client() returns text"
+            " language sql immutable as {}"
+        ).format(f"select $client${program}$client$")
+    )
 
 
 def wait_for_threads_to_end(connection: Connection, left: int = 0) -> None:
