@@ -22,6 +22,7 @@ from db.connection import DeployError, connect, dbmate_environment, dbmate_url
 from db.dist import write_dist
 from db.ending import ctrl_c_in_words
 from db.order import (
+    CHECK_CLIENT,
     CHECK_TABLE,
     FUNCTIONS,
     LOCK,
@@ -33,6 +34,7 @@ from db.order import (
     SEARCH_PATH,
     UNINSTALL,
     VIEWS,
+    function,
     text_of,
 )
 
@@ -54,10 +56,13 @@ def migrate(url: str) -> None:
     with connect(url, "migrate") as connection:
         prepare_session(connection)
         # dbmate creates its own table before the first migration can refuse, so that one is tried
-        # before it: a database that cannot take the job is left as it was.
+        # before it, and so is the last step: a database that cannot take the job is left as it was.
         with connection.transaction(force_rollback=True):
             run_file(connection, MIGRATIONS[0])
             run_file(connection, CHECK_TABLE)
+            connection.execute("create schema if not exists qr_refresh")
+            run_file(connection, function("check_client"))
+            run_file(connection, CHECK_CLIENT)
         run_dbmate(connection)
         with connection.transaction():
             for path in REPEATED:

@@ -1,4 +1,4 @@
--- The last step of every installation: who owns what is ours, and who may use it. This is the one
+-- The last but one step of every installation: who owns what is ours, and who may use it. This is the one
 -- place that says so; what the catalog has beyond it is taken back.
 do $$
 declare
@@ -24,7 +24,7 @@ begin
             ('runs', 'select insert delete', 'qr_refresh_owner'),
             -- Private: for the owner and superusers.
             ('schema_migrations runs_id_seq', '', ''),
-            ('evolution_api_base_url evolution_client fetch_qr_codes', '', ''),
+            ('check_client evolution_api_base_url evolution_client fetch_qr_codes', '', ''),
             ('instance_problem instances_to_ask', '', ''),
             ('notify_stored store_connected store_postponed_qr_codes store_qr_codes', '', ''),
             ('forget_instances reconnect_at record_outcomes wait_for_next_attempt', '', ''),
@@ -33,9 +33,9 @@ begin
             ('minute_ends_at refresh_due', '', ''),
             ('check_pg_cron schedule unschedule', '', ''),
             ('is_no_answer late_lanes', '', ''),
-            ('doctor doctor_cron_jobs doctor_evolution_api doctor_instances', '', ''),
-            ('doctor_privileges doctor_publications doctor_python doctor_refusals', '', ''),
-            ('doctor_schedule doctor_server', '', '')
+            ('doctor doctor_client doctor_cron_jobs doctor_evolution_api', '', ''),
+            ('doctor_instances doctor_privileges doctor_publications doctor_python', '', ''),
+            ('doctor_refusals doctor_schedule doctor_server', '', '')
         ), granted as (
             select object, upper(privilege) as privilege, role
             from listed as l

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from db import order
+from db.functions.http import evolution_client
 from db.order import CHECK_TABLE, FUNCTIONS, MIGRATIONS, ROOT
 from tools.derive_python_bodies import derive
 
@@ -94,7 +95,7 @@ NEW_ERRORS = [e for e in ERRORS if not e.place[:14].isdigit() or e.place[:14] > 
 
 
 def test_the_errors_are_found() -> None:
-    assert {e.sqlstate for e in NEW_ERRORS} >= {f"QR00{n}" for n in range(1, 10)}
+    assert {e.sqlstate for e in NEW_ERRORS} == {f"QR{n:03}" for n in range(1, 12)}
     assert {e.sqlstate for e in ERRORS} >= {"insufficient_privilege", "0A000", "undefined_column"}
 
 
@@ -140,9 +141,14 @@ def test_every_sql_error_is_documented_and_no_other() -> None:
 
 
 def texts(name: str) -> set[str]:
-    """What may be said to a reader: the constants of a PL/Python body that are sentences."""
+    """What a PL/Python body may say to a reader."""
     body = derive(order.function(name).read_text(encoding="utf-8"))
     assert body is not None
+    return texts_of_python(body)
+
+
+def texts_of_python(body: str) -> set[str]:
+    """What may be said to a reader: the constants that are sentences."""
     tree = ast.parse(body)
     skipped: set[int] = set()
     for node in ast.walk(tree):
@@ -184,10 +190,10 @@ def test_every_error_of_a_report_is_documented() -> None:
 
 
 def test_every_reason_of_a_failure_is_documented_and_no_other() -> None:
-    reasons = sentences("instance_problem")
-    for path in FUNCTIONS:
-        if path.stem == "fetch_qr_codes" or path.stem.startswith("define_"):
-            reasons |= texts(path.stem)
+    client = Path(evolution_client.__file__).read_text(encoding="utf-8")
+    reasons = texts_of_python(client)
+    assert reasons >= {*evolution_client.REASONS.values()}
+    reasons |= texts("fetch_qr_codes") | sentences("instance_problem")
     reasons -= {"Request timeout"}  # an error of its own
     documented = set(table("Reasons after `Failed to fetch QR for NAME:`"))
     assert {row for row in documented if not row[0].isdigit()} == reasons

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
-from db.connection import database_name
+from db import deploy
+from db.connection import DeployError, database_name
 from db.order import ROOT
 from simulator import Simulator
+from tests.broken_python import NO_INTERPRETER, python_without_libraries
 from tests.deploy.installation import OURS, make, migrated, run_dist, value
+from tools.backend import run_python
 from tools.engines import Server, start_postgres
-from tools.job import Job, read_qr
+from tools.job import Connection, Job, read_qr
 
 
 def test_an_empty_database_gets_the_job_and_the_table(empty_database: str) -> None:
@@ -288,6 +292,62 @@ def test_a_missing_package_is_named_and_nothing_is_installed(
         assert message in output
         assert package.replace("-N", f"-{major}") in output
         assert value(bare.dsn(), OURS) == 0
+
+
+@contextlib.contextmanager
+def no_interpreter(connection: Connection) -> Iterator[None]:
+    run_python(connection, NO_INTERPRETER)
+    yield
+
+
+@pytest.mark.parametrize(
+    ("broken", "message", "detail", "hint"),
+    [
+        (
+            no_interpreter,
+            "the HTTP client cannot be started",
+            "Starting /nowhere/bin/python3",
+            "The system user of PostgreSQL must be able to run /nowhere/bin/python3",
+        ),
+        (
+            python_without_libraries,
+            "the HTTP client does not start",
+            "No module named 'requests'",
+            "apt install python3-requests",
+        ),
+    ],
+    ids=["interpreter", "libraries"],
+)
+@pytest.mark.parametrize("way", ["migrate", "dist"])
+def test_an_http_client_that_does_not_start_is_named_and_nothing_is_installed(
+    empty_database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    broken: Callable[[Connection], contextlib.AbstractContextManager[None]],
+    message: str,
+    detail: str,
+    hint: str,
+) -> None:
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(psycopg.connect(empty_database, autocommit=True))
+        connection.execute("create extension plpython3u")
+        if way == "migrate":
+            # Its own session is the one in which this is so.
+            stack.enter_context(broken(connection))
+            monkeypatch.setattr(deploy, "connect", lambda *_: contextlib.nullcontext(connection))
+            with pytest.raises(DeployError) as refused:
+                deploy.migrate(empty_database)
+            output = str(refused.value)
+        else:
+            make("dist")
+            stack.enter_context(broken(connection))
+            with pytest.raises(psycopg.Error) as raised:
+                connection.execute((ROOT / "dist" / "qr_refresh.sql").read_bytes())
+            diagnosis = raised.value.diag
+            output = f"{raised.value} {diagnosis.message_detail} {diagnosis.message_hint}"
+    for part in (message, detail, hint):
+        assert part in output
+    assert value(empty_database, OURS) == 0
 
 
 @pytest.mark.parametrize("url", [None, "", "not a URL"], ids=["none", "empty", "no URL"])

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from db.order import (
+    CHECK_CLIENT,
     CHECK_TABLE,
     DB,
     FUNCTIONS,
@@ -42,7 +43,8 @@ def test_every_folder_of_functions_is_a_room_and_every_room_is_a_folder() -> Non
 
 
 def test_every_sql_file_is_deployed_and_once() -> None:
-    deployed = [*MIGRATIONS, *FUNCTIONS, *VIEWS, CHECK_TABLE, PRIVILEGES, UNINSTALL]
+    deployed = [*MIGRATIONS, *FUNCTIONS, *VIEWS]
+    deployed += [CHECK_TABLE, PRIVILEGES, CHECK_CLIENT, UNINSTALL]
     assert sorted(deployed) == sorted(DB.rglob("*.sql"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests.broken_python import NO_INTERPRETER
+
 PYTHON = "do language plpython3u $python$ {} $python$"
 REFUSALS = "rows take their QR codes"
 TRIGGER = (
@@ -16,11 +18,12 @@ TRIGGER = (
 BREAKS: list[tuple[str, str, bool | None, str]] = [
     ("PL/Python", "drop extension plpython3u cascade", False, "is not created"),
     ("python", "drop function qr_refresh.doctor_python()", False, "42883"),
+    ("client", "drop function qr_refresh.doctor_client()", False, "42883"),
     (
-        "Python library requests",
-        PYTHON.format("import sys; sys.modules['requests'] = None"),
+        "HTTP client starts",
+        PYTHON.format(NO_INTERPRETER),
         False,
-        "not in the Python 3",
+        "Starting /nowhere/bin/python3",
     ),
     (
         "Python library Pillow",

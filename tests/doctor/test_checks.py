@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import psycopg
 import pytest
 
 from simulator import Simulator
+from tests.broken_python import python_without_libraries
 from tests.doctor.breaks import BREAKS, PYTHON, REFUSALS
 from tests.doctor.findings import break_and_look, findings
 from tools.job import Job, install
@@ -31,6 +33,19 @@ def test_a_check_turns_when_what_it_checks_is_broken(
     found = break_and_look(patient, check, how)
     assert found["ok"] is ok
     assert detail in found["detail"]
+
+
+def test_the_libraries_of_the_http_client_are_named_with_their_versions(patient: Job) -> None:
+    detail = findings(patient.connection)["HTTP client starts"]["detail"]
+    assert re.fullmatch(r"Python 3[.\d]+\S*, requests 2[.\d]+, urllib3 [.\d]+", detail)
+
+
+def test_an_http_client_without_its_libraries_is_told_which_one_to_install(patient: Job) -> None:
+    with python_without_libraries(patient.connection):
+        found = findings(patient.connection)["HTTP client starts"]
+    assert found["ok"] is False
+    assert found["detail"].endswith(": ModuleNotFoundError: No module named 'requests'.")
+    assert found["fix"].endswith("apt install python3-requests")
 
 
 def test_looking_at_a_refusal_changes_nothing(patient: Job) -> None:

@@ -11,8 +11,8 @@ declare
     section text;
 begin
     foreach section in array array[
-        'server', 'python', 'evolution_api', 'instances', 'refusals', 'privileges', 'publications',
-        'schedule'
+        'server', 'python', 'client', 'evolution_api', 'instances', 'refusals', 'privileges',
+        'publications', 'schedule'
     ] loop
         begin
             return query execute format(

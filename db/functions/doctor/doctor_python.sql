@@ -7,28 +7,16 @@ as $python$
     import importlib
     import sys
 
-    interpreter = f"not in the Python {sys.version.split()[0]} of the server, {sys.prefix}"
-
-    def version(module: str) -> str | None:
-        """Returns None where it cannot be imported, for whatever reason."""
-        try:
-            return str(importlib.import_module(module).__version__)
-        except Exception:
-            return None
-
-    requests, pillow = version("requests"), version("PIL")
+    # Only show_qr() needs it.
+    try:
+        pillow = str(importlib.import_module("PIL").__version__)
+    except Exception:
+        pillow = None
     return [
         (
-            "Python library requests",
-            requests is not None,
-            requests or interpreter,
-            "On the server: apt install python3-requests. A virtual environment is not seen",
-        ),
-        (
             "Python library Pillow",
-            # Only show_qr() needs it.
             True if pillow else None,
-            pillow or interpreter,
+            pillow or f"not in the Python {sys.version.split()[0]} of the server, {sys.prefix}",
             "Only for show_qr(). On the server: apt install python3-pil",
         ),
     ]

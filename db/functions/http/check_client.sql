@@ -1,0 +1,55 @@
+-- qr_refresh.check_client(): can the HTTP client be started? Starts its interpreter, asks nobody.
+create or replace function qr_refresh.check_client()
+returns text
+language plpython3u volatile parallel unsafe security invoker
+set search_path = pg_catalog, pg_temp
+as $python$
+    import subprocess
+    import sys
+
+    longest = 20  # seconds; a slow machine takes two
+    program = (
+        "import platform, requests, urllib3; print('Python', platform.python_version() + ',',"
+        " 'requests', requests.__version__ + ',', 'urllib3', urllib3.__version__)"
+    )
+    # As qr_refresh.fetch_qr_codes() starts it.
+    python = f"{sys.exec_prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    try:
+        ended = subprocess.run(
+            [python, "-I", "-c", program],
+            capture_output=True,
+            cwd="/",
+            env={"PATH": "/usr/bin:/bin"},
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=longest,
+            check=False,
+        )
+    except OSError as e:
+        plpy.error(
+            "the HTTP client cannot be started",
+            detail=f"Starting {python} failed: {e.strerror}.",
+            hint=f"The system user of PostgreSQL must be able to run {python}",
+            sqlstate="QR010",
+        )
+    except subprocess.TimeoutExpired:
+        said = f"It has not started within {longest} seconds"
+    else:
+        if ended.returncode == 0:
+            return ended.stdout.strip()
+        # The last line names the exception.
+        said = (ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[-1][:300]
+    plpy.error(
+        "the HTTP client does not start",
+        detail=f"Most often the Python library requests is missing or broken. {python}: {said}.",
+        hint="On the server, Debian or Ubuntu: apt install python3-requests",
+        sqlstate="QR011",
+    )
+$python$;
+
+comment on function qr_refresh.check_client() is
+'Starts the Python of the HTTP client as qr_refresh.fetch_qr_codes() does, and imports what the client needs.
+Returns the versions that were found, as text.
+Errors: QR010 the interpreter cannot be started; QR011 it cannot import requests (the detail has Python''s reason). Each with a hint.
+Private.';
