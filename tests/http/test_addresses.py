@@ -6,18 +6,19 @@ import pytest
 
 from simulator import hostile
 from simulator.hostile import Exchange, HostileServer, head
-from tests.http.misbehaviour import errors, timed
-from tools.backend import ADDRESS_OF, full_backlog, run_python
-from tools.engines import Server
+from tests.http.client import Client, address_of, problems, running_client
+from tests.http.misbehaviour import errors
+from tools.backend import full_backlog
 from tools.job import Job
 
 # Real names with several addresses need a name server; what is simulated is only its answer.
 TWO_ADDRESSES = """
-    import socket
-    resolve = socket.getaddrinfo
-    def both(host, port, **options):
-        return resolve({silent!r}, {port}, **options) + resolve(host, port, **options)
-    socket.getaddrinfo = both
+import socket
+resolve = socket.getaddrinfo
+def both(host, port, *rest, **more):
+    silent = resolve("127.0.0.1", {port}, *rest, **more)
+    return silent + resolve(host, port, *rest, **more)
+socket.getaddrinfo = both
 """
 
 
@@ -26,42 +27,55 @@ async def good_then_close(exchange: Exchange) -> None:
     await exchange.send(fields + hostile.GOOD_BODY)
 
 
-def test_an_address_that_swallows_packets_leaves_time_for_the_next(
-    hostile_job: Job, hostile_server: HostileServer, server: Server
-) -> None:
+def test_an_address_that_swallows_packets_leaves_time_for_the_next(api: HostileServer) -> None:
     for name in "abcd":
-        hostile_server.behave(name, good_then_close)
-        hostile_job.add_row(name)
-    hostile_job.set(request_timeout="4 s", max_concurrency=2)
-    with full_backlog(server.listen_host) as port:
-        patch = TWO_ADDRESSES.format(silent=server.reachable_host, port=port)
-        run_python(hostile_job.connection, patch)
-        found, seconds = timed(hostile_job)
-    assert found == dict.fromkeys("abcd")
-    assert 2 <= seconds < 4, "half of the time for the first address, and that only once"
+        api.behave(name, good_then_close)
+    with (
+        full_backlog("127.0.0.1") as port,
+        running_client(api.base_url, TWO_ADDRESSES.format(port=port)) as client,
+    ):
+        client.begin(*"abcd", timeout=3.0)
+        answers = client.take(4)
+    assert problems(answers) == dict.fromkeys("abcd")
+    # A third of the time for the first address.
+    assert all(1 <= answer["elapsed"] < 2 for answer in answers)
 
 
 @pytest.mark.parametrize("host", ["[2001:db8::1]", "[2001:db8::beef]", "[::ffff:192.0.2.1]"])
-def test_an_ipv6_address_needs_no_port(
-    hostile_job: Job, hostile_server: HostileServer, host: str
-) -> None:
-    reached, port = hostile_server.base_url.removeprefix("http://").split(":")
-    run_python(hostile_job.connection, ADDRESS_OF.format(host=reached, port=port))
-    hostile_job.set(evolution_api_base_url=f"http://{host}")
-    hostile_job.add_row("shop")
-    assert errors(hostile_job) == {"shop": None}
-    assert [request.headers["host"] for request in hostile_server.requests] == [host]
+def test_an_ipv6_address_needs_no_port(api: HostileServer, host: str) -> None:
+    with running_client(f"http://{host}", address_of(api.base_url)) as client:
+        assert client.ask()["outcome"] == "qr_code"
+    assert [request.headers["host"] for request in api.requests] == [host]
 
 
-@pytest.mark.parametrize(
-    "name", ["a/b", "a%2Fb", "a?b", "a#b", "a;b&c=d+e", "..%2f", "a\\b", "é日本", "x\r\nHost: y"]
-)
+@pytest.mark.parametrize("host", ["[1]", "[:::]", "a..b", "not-a-host.invalid"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_address_that_is_none_is_a_host_that_is_not_found(scheme: str, host: str) -> None:
+    with running_client(f"{scheme}://{host}") as client:
+        answer = client.ask()
+    assert (answer["outcome"], answer["error"]) == ("failed", "host not found")
+
+
+NAMES = ["a/b", "a%2Fb", "a?b", "a#b", "a;b&c=d+e", "..%2f", "a\\b", "é日本", "x\r\nHost: y"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_any_name_is_one_segment_behind_the_path_of_the_base_url(
-    hostile_job: Job, hostile_server: HostileServer, name: str
+    client: Client, api: HostileServer, name: str
 ) -> None:
-    hostile_job.set(evolution_api_base_url=f"{hostile_server.base_url}/pre%20fix/v2/")
-    hostile_job.add_row(name)
-    assert errors(hostile_job) == {name: None}
-    (request,) = hostile_server.requests
+    assert client.ask(name, base_url=f"{api.base_url}/pre%20fix/v2")["outcome"] == "qr_code"
+    (request,) = api.requests
     assert request.instance_name == name
     assert request.path.rpartition("/")[0] == "/pre%20fix/v2/instance/connect"
+
+
+def test_a_run_asks_for_any_name_behind_the_path_of_the_base_url(
+    hostile_job: Job, hostile_server: HostileServer
+) -> None:
+    hostile_job.set(evolution_api_base_url=f"{hostile_server.base_url}/pre%20fix/v2/")
+    for name in NAMES:
+        hostile_job.add_row(name)
+    assert errors(hostile_job) == dict.fromkeys(NAMES)
+    assert sorted(request.instance_name for request in hostile_server.requests) == sorted(NAMES)
+    folders = {request.path.rpartition("/")[0] for request in hostile_server.requests}
+    assert folders == {"/pre%20fix/v2/instance/connect"}

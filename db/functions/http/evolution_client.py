@@ -22,6 +22,7 @@ if __name__ == "__main__":
     atexit.register(os._exit, 0)
 
 import base64
+import collections
 import contextlib
 import http.client
 import json
@@ -305,8 +306,9 @@ class Connections:
         ) as response:
             answer = final_answer(response)
             body = answer.read(LARGEST_BODY + 1)
-            length = answer.headers.get("Content-Length", "")
-            if length.isdigit() and len(body) < min(int(length), LARGEST_BODY + 1):
+            length = str(len(body))
+            is_whole = answer.headers.get("Content-Length", length) == length
+            if answer.status == 200 and len(body) <= LARGEST_BODY and not is_whole:
                 raise FailedError("answer was cut short")
             self.kept.add(call.base_url)
             return answer.status, unpacked(body)
@@ -362,11 +364,13 @@ class Worker:
 class Client:
     """The calls under way. Its main thread takes calls and ends those that take too long."""
 
-    def __init__(self, output: int) -> None:
+    def __init__(self, output: int, most_workers: int) -> None:
         """Write the answers to this file descriptor."""
         self.output = output
-        self.lock = threading.Lock()
+        self.most_workers = most_workers
+        self.lock = threading.RLock()
         self.under_way: dict[int, Call] = {}
+        self.waiting: collections.deque[Call] = collections.deque()
         self.idle: list[Worker] = []
         self.late = 0
 
@@ -386,14 +390,22 @@ class Client:
             self.end_overdue()
 
     def begin(self, call: Call) -> None:
-        """Give a call to the worker that was free last: its connection is the warmest."""
+        """Take a call; where there may be no more workers it waits for one of those there are."""
         with self.lock:
             self.under_way[call.id] = call
-            worker = self.idle.pop() if self.idle else None
-        try:
-            (worker or Worker(self)).calls.put(call)
-        except RuntimeError:
-            self.tell(call, {"outcome": "failed", "error": "no thread could be started"})
+            self.waiting.append(call)
+            if not self.idle and threading.active_count() <= self.most_workers:
+                with contextlib.suppress(RuntimeError):
+                    self.idle.append(Worker(self))
+            self.hand_out()
+            if self.waiting and threading.active_count() == 1:
+                error = "no thread could be started"
+                self.tell(self.waiting.pop(), {"outcome": "failed", "error": error})
+
+    def hand_out(self) -> None:
+        """Give a call to the worker that was free last: its connection is the warmest."""
+        while self.waiting and self.idle:
+            self.idle.pop().calls.put(self.waiting.popleft())
 
     def end_overdue(self) -> None:
         """Answer for what has passed its deadline; its thread is left behind."""
@@ -404,10 +416,11 @@ class Client:
 
     def finish(self, worker: Worker, call: Call, answer: dict[str, Any]) -> None:
         """Tell the answer, unless it comes too late; the worker is free again. For its thread."""
-        was_late = not self.tell(call, answer)
         with self.lock:
-            self.late -= was_late
+            # First, as the next call may come as soon as this one is answered.
             self.idle.append(worker)
+            self.late -= not self.tell(call, answer)
+            self.hand_out()
 
     def tell(self, call: Call, answer: dict[str, Any], left_behind: int = 0) -> bool:
         """Write the answer to a call, once; return whether this was the first."""
@@ -429,7 +442,8 @@ def main() -> None:
     # A connection takes a descriptor; Debian allows 1,024 at first, and more on demand.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    Client(1).run(0)
+    http.client._MAXLINE = 8192  # type: ignore[attr-defined]  # of 100 headers; it allows 6 MB
+    Client(1, max(most // 4, 1)).run(0)
 
 
 if __name__ == "__main__":
