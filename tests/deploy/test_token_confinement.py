@@ -11,6 +11,7 @@ from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
 from db.order import FUNCTIONS, ROOT, VIEWS
+from tools.backend import client_of, run_python
 from tools.job import Connection, Job
 
 SECURITY = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
@@ -90,6 +91,17 @@ def test_what_would_lead_to_a_token_is_refused(job: Job) -> None:
         with pytest.raises((InsufficientPrivilege, psycopg.errors.WrongObjectType)):
             job.connection.execute(attempt.encode())
             pytest.fail(f"not refused: {attempt}")
+
+
+def test_no_argument_and_no_environment_of_the_http_client_holds_a_token(job: Job) -> None:
+    add(job, "shop")
+    assert job.run()["refreshed"] == 1
+    client = client_of(job.connection, job.connection.info.backend_pid)
+    for file in ("cmdline", "environ"):
+        body = f"plpy.notice(open('/proc/{client}/{file}').read().replace(chr(0), ' '))"
+        shown = run_python(job.connection, body)
+        assert ("import requests" if file == "cmdline" else "PATH=/usr/bin:/bin") in shown
+        assert not holds_token(shown)
 
 
 def test_a_trigger_of_the_callers_cannot_be_put_on_the_table(job: Job) -> None:
