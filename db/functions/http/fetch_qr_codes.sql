@@ -41,7 +41,7 @@ as $python$
         """The client of this session; where there is none of today's program, a new one."""
         program = plpy.execute("select qr_refresh.evolution_client() as text")[0]["text"]
         kept: dict[str, Any] | None = SD.get("client")
-        if kept and kept["program"] == program:
+        if kept and kept["program"] == program and kept["process"].poll() is None:
             return kept
         end_client()
         python = f"{sys.exec_prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
@@ -156,7 +156,8 @@ as $python$
             if not under_way:
                 break
             end_client()
-            if has_ended and not kept["works"]:
+            # A negative status is a signal: somebody has killed it while it started or worked.
+            if has_ended and not kept["works"] and kept["process"].returncode >= 0:
                 plpy.error(
                     "the HTTP client does not start",
                     detail="Most often the Python library requests is missing or broken.",
