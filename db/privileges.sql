@@ -1,4 +1,4 @@
--- The last but one step of every installation: who owns what is ours, and who may use it. This is the one
+-- One of the last steps of every installation: who owns what is ours, and who may use it. The one
 -- place that says so; what the catalog has beyond it is taken back.
 do $$
 declare

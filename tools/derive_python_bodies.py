@@ -22,7 +22,7 @@ from pglast.enums import FunctionParameterMode as Mode
 from db import order
 from tools.plpy_types import Plpy
 
-IMPORTS = "from tools.plpy_types import GD, SD, TD, Iterable, plpy  # noqa: F401"
+IMPORTS = "from tools.plpy_types import SD, Iterable, plpy  # noqa: F401"
 
 # PL/Python hands every other type over as its text.
 PYTHON_TYPES = {
@@ -72,8 +72,8 @@ def derive(text: str) -> str | None:
     return None
 
 
-def load(name: str, plpy: Plpy, gd: dict[str, Any] | None = None) -> Callable[..., Any]:
-    """Return db/functions/NAME.sql as a function that sees this plpy, this GD and an empty SD.
+def load(name: str, plpy: Plpy) -> Callable[..., Any]:
+    """Return the function of NAME.sql as one of Python that sees this plpy and an empty SD.
 
     A traceback shows the lines of the .sql file.
     """
@@ -83,7 +83,7 @@ def load(name: str, plpy: Plpy, gd: dict[str, Any] | None = None) -> Callable[..
         raise ValueError(f"{path} is not written in plpython3u")
     namespace: dict[str, Any] = {}
     exec(compile(derived, path, "exec"), namespace)
-    namespace |= {"plpy": plpy, "GD": {} if gd is None else gd, "SD": {}}
+    namespace |= {"plpy": plpy, "SD": {}}
     function: Callable[..., Any] = namespace[name]
     return function
 

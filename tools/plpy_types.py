@@ -1,4 +1,4 @@
-"""What PL/Python gives a function body: `plpy`, `SD`, `GD` and `TD`.
+"""What PL/Python gives a function body: `plpy` and `SD`; ours use neither `GD` nor `TD`.
 
 It has two uses. The Python files derived from db/functions import these names, so that mypy and
 ruff know them; and unit tests call a body with a `Plpy` of their own, which behaves like the real
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeAlias, overload
 
-__all__ = ["GD", "SD", "TD", "Iterable", "Plan", "Plpy", "Result", "plpy", "spiexceptions"]
+__all__ = ["SD", "Iterable", "Plan", "Plpy", "Result", "plpy", "spiexceptions"]
 
 Row: TypeAlias = dict[str, Any]
 
@@ -242,5 +242,3 @@ class Plpy(_Names):
 # derive_python_bodies.load().
 plpy = Plpy()
 SD: dict[str, Any] = {}
-GD: dict[str, Any] = {}
-TD: dict[str, Any] = {}

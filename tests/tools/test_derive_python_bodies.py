@@ -11,6 +11,9 @@ from db import order
 from tools.derive_python_bodies import derive, load, main
 from tools.plpy_types import Plpy
 
+DEPLOYED = [
+    path for path in (order.DB / "functions").rglob("*.*") if path.suffix in (".py", ".sql")
+]
 SQL = """\
 -- example.double(): twice as much.
 create or replace function example.double(
@@ -114,3 +117,12 @@ def test_the_folder_gets_one_file_for_each_body_and_loses_old_ones(
     (build / "gone.py").touch()
     main(build)
     assert [path.name for path in build.iterdir()] == ["double.py"]
+
+
+@pytest.mark.parametrize("word", ["GD[", "pthread_sigmask", "InterruptPending"])
+def test_no_function_shares_python_with_others_or_reaches_into_postgres(word: str) -> None:
+    assert [path for path in DEPLOYED if word in path.read_text(encoding="utf-8")] == []
+
+
+def test_the_python_that_a_function_includes_is_among_those_files() -> None:
+    assert {path.name for path in DEPLOYED} >= {"evolution_client.py", "evolution_client.sql"}

@@ -8,6 +8,7 @@ as $python$
     import sys
 
     longest = 20  # seconds; a slow machine takes two
+    reason = None
     program = (
         "import platform, requests, urllib3; print('Python', platform.python_version() + ',',"
         " 'requests', requests.__version__ + ',', 'urllib3', urllib3.__version__)"
@@ -34,18 +35,20 @@ as $python$
             sqlstate="QR010",
         )
     except subprocess.TimeoutExpired:
-        said = f"It has not started within {longest} seconds"
+        reason = f"it has not started within {longest} seconds"
     else:
-        if ended.returncode == 0:
-            return ended.stdout.strip()
-        # The last line names the exception.
-        said = (ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[-1][:300]
-    plpy.error(
-        "the HTTP client does not start",
-        detail=f"Most often the Python library requests is missing or broken. {python}: {said}.",
-        hint="On the server, Debian or Ubuntu: apt install python3-requests",
-        sqlstate="QR011",
-    )
+        if ended.returncode != 0:
+            # The last line names the exception.
+            lines = ended.stderr.strip().splitlines()
+            reason = lines[-1][:300] if lines else f"exit status {ended.returncode}"
+    if reason:
+        plpy.error(
+            "the HTTP client does not start",
+            detail=f"Most often its library requests is missing or broken. {python}: {reason}.",
+            hint="On the server, Debian or Ubuntu: apt install python3-requests",
+            sqlstate="QR011",
+        )
+    return ended.stdout.strip()
 $python$;
 
 comment on function qr_refresh.check_client() is
