@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import pytest
 
 from simulator import Simulator, hostile
 from simulator.certificates import new_certificate
-from simulator.hostile import Behaviour, Exchange, HostileServer
+from simulator.hostile import Behaviour, HostileServer, running_hostile_server
 from tests.evolution_api import hostile_server_for
-from tools.backend import ADDRESS_OF, file_on_server, run_python
+from tests.http.client import Client, address_of, problem, running_client
+from tests.http.misbehaviour import answering, asked, qr_body
+from tools.backend import file_on_server
 from tools.engines import Server, start_postgres
 from tools.job import Job, install, read_qr
 
@@ -39,6 +43,27 @@ def tls_job(job: Job, tls_server: HostileServer) -> Job:
     return job
 
 
+@pytest.fixture
+def tls_api(tmp_path: Path) -> Iterator[HostileServer]:
+    """A hostile server inside TLS, which this machine reaches."""
+    _, context = new_certificate(tmp_path, "127.0.0.1")
+    with running_hostile_server(ssl_context=context) as running:
+        yield running
+
+
+@pytest.fixture
+def tls_client(tls_api: HostileServer) -> Iterator[Client]:
+    with running_client(tls_api.base_url) as running:
+        yield running
+
+
+@pytest.fixture
+def ca_file(tmp_path: Path, tls_api: HostileServer) -> str:
+    """The certificate of `tls_api`, which is its own CA."""
+    return str(tmp_path / "127.0.0.1.pem")
+
+
+UNTRUSTED = "TLS certificate is not trusted"
 REFUSED = {
     "success": False,
     "qr_updated": False,
@@ -75,76 +100,96 @@ def test_a_private_ca_is_trusted_where_the_settings_name_its_file(
     ]
 
 
+def test_nothing_is_sent_to_a_server_whose_certificate_is_not_trusted(
+    tls_client: Client, tls_api: HostileServer
+) -> None:
+    assert problem(tls_client.ask()) == UNTRUSTED
+    assert tls_api.requests == []
+
+
 def test_the_certificate_of_another_ca_is_refused(
-    tls_job: Job, tls_server: HostileServer, server: Server, tmp_path: Path
+    tls_client: Client, tls_api: HostileServer, tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
-    other, _ = new_certificate(tmp_path / "other", server.reachable_host)
-    with file_on_server(server, other) as path:
-        tls_job.set(ca_file=path)
-        assert tls_job.result("shop") == REFUSED
-    assert tls_server.requests == []
+    new_certificate(tmp_path / "other", "127.0.0.1")
+    other = str(tmp_path / "other" / "127.0.0.1.pem")
+    assert problem(tls_client.ask(ca_file=other)) == UNTRUSTED
+    assert tls_api.requests == []
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "example.org"], ids=["address", "name"])
-def test_a_trusted_certificate_for_another_host_is_refused(
-    job: Job, server: Server, tmp_path: Path, host: str
-) -> None:
-    certificate, context = new_certificate(tmp_path, host)
+def test_a_trusted_certificate_for_another_host_is_refused(tmp_path: Path, host: str) -> None:
+    _, context = new_certificate(tmp_path, host)
     with (
-        hostile_server_for(server, ssl_context=context) as running,
-        file_on_server(server, certificate) as path,
+        running_hostile_server(ssl_context=context) as api,
+        running_client(api.base_url) as client,
     ):
-        job.set(evolution_api_base_url=running.base_url, ca_file=path)
-        job.add_row("shop")
-        assert job.result("shop") == REFUSED
-        assert running.requests == []
+        assert problem(client.ask(ca_file=str(tmp_path / f"{host}.pem"))) == UNTRUSTED
+        assert api.requests == []
 
 
-@pytest.mark.parametrize("content", [None, "no certificate"], ids=["missing", "not PEM"])
+@pytest.mark.parametrize("content", [None, "", "no certificate"], ids=["missing", "empty", "text"])
 def test_a_ca_file_that_cannot_be_used_is_reported(
-    tls_job: Job, tls_server: HostileServer, server: Server, content: str | None
+    tls_client: Client, tls_api: HostileServer, tmp_path: Path, content: str | None
 ) -> None:
-    with file_on_server(server, content or "") as path:
-        tls_job.set(ca_file=path if content else path + ".missing")
-        assert tls_job.result("shop") == {
-            "success": False,
-            "qr_updated": False,
-            "error": "Failed to fetch QR for shop: CA file cannot be read",
-        }
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    assert problem(tls_client.ask(ca_file=str(path))) == "CA file cannot be read"
+    assert tls_api.connections == 0
+
+
+def test_a_run_reports_a_ca_file_that_is_missing(tls_job: Job, tls_server: HostileServer) -> None:
+    tls_job.set(ca_file="/nowhere/ca.pem")
+    expected = REFUSED | {"error": "Failed to fetch QR for shop: CA file cannot be read"}
+    assert tls_job.result("shop") == expected
     assert tls_server.connections == 0
 
 
+# Everything that a TLS context loads from now on; from requests 2.32 on its import alone fills a
+# context that the client does not use.
+TELL_WHAT_IS_LOADED = """
+import json, ssl
+import requests
+load = ssl.SSLContext.load_verify_locations
+load_default = ssl.SSLContext.load_default_certs
+def tell(*what):
+    with open({told!r}, "a") as file:
+        file.write(json.dumps(what) + "\\n")
+def load_and_tell(self, cafile=None, capath=None, cadata=None):
+    tell(cafile, capath, cadata)
+    return load(self, cafile, capath, cadata)
+def load_default_and_tell(self, *arguments):
+    tell("default")
+    return load_default(self, *arguments)
+ssl.SSLContext.load_verify_locations = load_and_tell
+ssl.SSLContext.load_default_certs = load_default_and_tell
+"""
+
+
 def test_a_private_ca_takes_the_place_of_the_systems(
-    tls_job: Job, server: Server, certificate: str
+    tls_api: HostileServer, ca_file: str, tmp_path: Path
 ) -> None:
-    # Everything that any TLS context of this session loads from now on; from requests 2.32 on its
-    # import alone fills a context that the job does not use.
-    run_python(
-        tls_job.connection,
-        """
-        import ssl
-        import requests
-        GD['loaded'] = []
-        load = ssl.SSLContext.load_verify_locations
-        load_default = ssl.SSLContext.load_default_certs
-        def load_and_tell(self, cafile=None, capath=None, cadata=None):
-            GD['loaded'].append([cafile, capath, cadata])
-            return load(self, cafile, capath, cadata)
-        def load_default_and_tell(self, *arguments):
-            GD['loaded'].append('default')
-            return load_default(self, *arguments)
-        ssl.SSLContext.load_verify_locations = load_and_tell
-        ssl.SSLContext.load_default_certs = load_default_and_tell
-        """,
-    )
-    for number in range(4):
-        tls_job.add_row(f"shop {number}")
-    with file_on_server(server, certificate) as path:
-        tls_job.set(ca_file=path)
-        assert tls_job.run()["refreshed"] == 5
-    loaded = run_python(tls_job.connection, "import json; plpy.notice(json.dumps(GD['loaded']))")
-    assert json.loads(loaded) == [[path, None, None]], "once, and nothing else"
+    told = tmp_path / "told"
+    prelude = TELL_WHAT_IS_LOADED.format(told=str(told))
+    names = [f"shop {number}" for number in range(5)]
+    with running_client(tls_api.base_url, prelude) as client:
+        assert client.ask_together(*names, ca_file=ca_file) == dict.fromkeys(names)
+        assert client.ask_in_turn(*names, ca_file=ca_file) == dict.fromkeys(names)
+    loaded = [json.loads(line) for line in told.read_text().splitlines()]
+    assert loaded == [[ca_file, None, None]], "once, and nothing else"
+
+
+def test_a_ca_file_that_has_changed_is_read_again(
+    tls_client: Client, tls_api: HostileServer, ca_file: str, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other, _ = new_certificate(tmp_path / "other", "127.0.0.1")
+    own = Path(ca_file).read_text()
+    changing = tmp_path / "changing.pem"
+    for content, expected in ((own, None), (other, UNTRUSTED), (own + other, None)):
+        changing.write_text(content)
+        assert problem(tls_client.ask(ca_file=str(changing))) == expected
 
 
 @pytest.mark.engines
@@ -174,66 +219,64 @@ def test_a_certificate_signed_by_a_ca_of_the_system_is_trusted_without_a_setting
 
 @pytest.mark.parametrize("rest", [b"", b"}" * 100_000], ids=["kept", "a talks on"])
 def test_a_tls_connection_is_kept_unless_there_is_more_on_it(
-    tls_job: Job, tls_server: HostileServer, server: Server, certificate: str, rest: bytes
+    tls_client: Client, tls_api: HostileServer, ca_file: str, rest: bytes
 ) -> None:
-    async def answer(exchange: Exchange) -> None:
-        body = hostile.GOOD_BODY
-        await exchange.send(hostile.head(Content_Length=len(body)) + body + rest)
-        exchange.keep_open = True
+    tls_api.behave("shop", answering(hostile.GOOD_BODY, rest=rest))
+    tls_api.behave("tea", answering(qr_body("QR of tea")))
+    tls_client.ask("shop", ca_file=ca_file)
+    assert read_qr(tls_client.ask("tea", ca_file=ca_file)["qr_code"]) == "QR of tea"
+    assert tls_api.connections == (2 if rest else 1)
 
-    tls_server.behave("shop", answer)
-    tls_job.add_row("tea")
-    tls_job.set(max_concurrency=1)
-    with file_on_server(server, certificate) as path:
-        tls_job.set(ca_file=path)
-        assert tls_job.run()["refreshed"] == 2
-    assert [r.instance_name for r in tls_server.requests] == ["shop", "tea"]
-    assert read_qr(tls_job.row("tea").qr_code) == hostile.QR_CODE.code
-    assert tls_server.connections == (2 if rest else 1)
+
+NO_QR = b'{"count":0}'
+SECOND_ANSWER = hostile.head(Content_Length=len(NO_QR)) + NO_QR
+
+
+@pytest.mark.parametrize("place", [0, 8192, 16384], ids=["at once", "next read", "next record"])
+@pytest.mark.parametrize("body", [hostile.GOOD_BODY, NO_QR], ids=["QR", "no QR"])
+def test_what_tls_has_decrypted_unasked_is_not_taken_for_the_next_answer(
+    tls_client: Client, tls_api: HostileServer, ca_file: str, body: bytes, place: int
+) -> None:
+    # Python reads 8,192 bytes at a time of a record of up to 16,384.
+    answer = hostile.head(Content_Length=len(body)) + body
+    rest = b" " * (place - len(answer)) + SECOND_ANSWER * 20
+    tls_api.behave("shop", answering(body, rest=rest))
+    tls_api.behave("tea", answering(qr_body("QR of tea")))
+    tls_client.ask("shop", ca_file=ca_file)
+    assert read_qr(tls_client.ask("tea", ca_file=ca_file)["qr_code"]) == "QR of tea"
 
 
 @pytest.mark.parametrize("behaviour", [hostile.close_at_once, hostile.reset_at_once])
 def test_a_request_upon_which_a_kept_tls_connection_is_closed_is_made_on_a_new_one(
-    tls_job: Job,
-    tls_server: HostileServer,
-    server: Server,
-    certificate: str,
-    behaviour: Behaviour,
+    tls_client: Client, tls_api: HostileServer, ca_file: str, behaviour: Behaviour
 ) -> None:
-    tls_server.behave("tea", behaviour, hostile.good)
-    tls_job.add_row("tea")
-    tls_job.set(max_concurrency=1)
-    with file_on_server(server, certificate) as path:
-        tls_job.set(ca_file=path)
-        assert tls_job.run()["refreshed"] == 2
-    assert [(r.instance_name, r.connection) for r in tls_server.requests] == [
-        ("shop", 1),
-        ("tea", 1),
-        ("tea", 2),
-    ]
+    tls_api.behave("tea", behaviour, hostile.good)
+    found = tls_client.ask_in_turn("shop", "tea", ca_file=ca_file)
+    assert found == {"shop": None, "tea": None}
+    assert asked(tls_api) == [("shop", 1), ("tea", 1), ("tea", 2)]
 
 
-def test_the_certificate_of_an_ipv6_address_is_verified_without_a_port(
-    job: Job, server: Server, tmp_path: Path
-) -> None:
-    certificate, context = new_certificate(tmp_path, "2001:db8::1")
+def test_the_certificate_of_an_ipv6_address_is_verified_without_a_port(tmp_path: Path) -> None:
+    _, context = new_certificate(tmp_path, "2001:db8::1")
+    ca_file = str(tmp_path / "2001:db8::1.pem")
     with (
-        hostile_server_for(server, ssl_context=context) as running,
-        file_on_server(server, certificate) as path,
+        running_hostile_server(ssl_context=context) as api,
+        running_client("https://[2001:db8::1]", address_of(api.base_url)) as client,
     ):
-        reached, port = running.base_url.removeprefix("https://").split(":")
-        run_python(job.connection, ADDRESS_OF.format(host=reached, port=port))
-        job.set(evolution_api_base_url="https://[2001:db8::1]", ca_file=path)
-        job.add_row("shop")
-        assert job.run()["refreshed"] == 1
-        job.set(evolution_api_base_url="https://[2001:db8::2]")
-        assert job.result("shop") == REFUSED
+        assert problem(client.ask(ca_file=ca_file)) is None
+        other = "https://[2001:db8::2]"
+        assert problem(client.ask(ca_file=ca_file, base_url=other)) == UNTRUSTED
+        assert len(api.requests) == 1
 
 
-@pytest.mark.parametrize("host", ["[1]", "[:::]"])
-def test_an_address_that_is_none_is_reported_as_a_host_that_is_not_found(
-    job: Job, host: str
-) -> None:
-    job.set(evolution_api_base_url=f"http://{host}")
-    job.add_row("shop")
-    assert job.result("shop")["error"] == "Failed to fetch QR for shop: host not found"
+def test_no_tls_before_1_2_is_spoken(tmp_path: Path) -> None:
+    _, context = new_certificate(tmp_path, "127.0.0.1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with (
+        running_hostile_server(ssl_context=context) as api,
+        running_client(api.base_url) as client,
+    ):
+        assert problem(client.ask(ca_file=str(tmp_path / "127.0.0.1.pem"))) == "TLS error"
+        assert api.requests == []

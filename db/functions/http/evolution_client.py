@@ -45,11 +45,12 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.exceptions import InvalidURL
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3.exceptions import LocationParseError, ReadTimeoutError
+from urllib3.exceptions import IncompleteRead, LocationParseError, ReadTimeoutError
 from urllib3.util.ssl_match_hostname import CertificateError
 
 GRACE = 0.05  # seconds after its deadline, until the main thread ends a call
 LARGEST_BODY = 262144  # bytes; a real answer has 13,600
+PIECE = 16384  # bytes of it that are read at a time
 DATA_URL_PREFIX = "data:image/png;base64,"
 # identity: compressing a QR code costs the server more than it saves on the way.
 HEADERS = {"Accept-Encoding": "identity", "Accept": "*/*", "User-Agent": "refresh-qr-codes"}
@@ -60,6 +61,7 @@ REASONS: dict[Any, str] = {
     (socket.gaierror, InvalidURL, LocationParseError): "host not found",
     (ssl.SSLCertVerificationError, CertificateError): "TLS certificate is not trusted",
     ssl.SSLError: "TLS error",
+    IncompleteRead: "answer was cut short",  # of a length; one of chunks is a closed connection
 }
 
 
@@ -304,8 +306,14 @@ class Connections:
             allow_redirects=False,
             stream=True,
         ) as response:
+            connection = getattr(response.raw.connection, "sock", None)
             answer = final_answer(response)
-            body = answer.read(LARGEST_BODY + 1)
+            body = b""
+            # In pieces: of chunks of one byte urllib3 makes 60 times as much.
+            while len(body) <= LARGEST_BODY and (piece := answer.read(PIECE)):
+                body += piece
+            if isinstance(connection, ssl.SSLSocket) and connection.pending():
+                self.session.close()  # urllib3 sees only what is not decrypted yet
             length = str(len(body))
             is_whole = answer.headers.get("Content-Length", length) == length
             if answer.status == 200 and len(body) <= LARGEST_BODY and not is_whole:
