@@ -1,9 +1,9 @@
 """The order in which everything is installed, written down once: deploy, dist and tests use it.
 
 First the migrations, by their names, and only those that the database has not had. Then, with each
-installation, the functions, room by room, the views, who owns and may use all of it, and whether
-the HTTP client starts. Within a room the order does not matter. Also what the session has to be
-like meanwhile.
+installation, the functions, room by room, the views, what goes of earlier releases, who owns and
+may use all of it, and whether the HTTP client starts. Within a room the order does not matter. Also
+what the session has to be like meanwhile.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ CHECK_TABLE = DB / "check_table.sql"
 MIGRATIONS = sorted((DB / "migrations").glob("*.sql"))
 FUNCTIONS = [path for room in ROOMS for path in sorted((DB / "functions" / room).glob("*.sql"))]
 VIEWS = [DB / "views" / f"{name}.sql" for name in VIEW_NAMES]
+DROP_OLD = DB / "drop_old_functions.sql"
 PRIVILEGES = DB / "privileges.sql"
 CHECK_CLIENT = DB / "check_client_works.sql"
 UNINSTALL = DB / "uninstall.sql"
 
 # What every installation runs after the migrations.
-REPEATED = [*FUNCTIONS, *VIEWS, PRIVILEGES, CHECK_CLIENT]
+REPEATED = [*FUNCTIONS, *VIEWS, DROP_OLD, PRIVILEGES, CHECK_CLIENT]
 
 MIGRATIONS_TABLE = "qr_refresh.schema_migrations"
 

@@ -15,6 +15,7 @@ from db.order import (
     CHECK_CLIENT,
     CHECK_TABLE,
     DB,
+    DROP_OLD,
     FUNCTIONS,
     MIGRATIONS,
     PRIVILEGES,
@@ -44,7 +45,7 @@ def test_every_folder_of_functions_is_a_room_and_every_room_is_a_folder() -> Non
 
 def test_every_sql_file_is_deployed_and_once() -> None:
     deployed = [*MIGRATIONS, *FUNCTIONS, *VIEWS]
-    deployed += [CHECK_TABLE, PRIVILEGES, CHECK_CLIENT, UNINSTALL]
+    deployed += [CHECK_TABLE, DROP_OLD, PRIVILEGES, CHECK_CLIENT, UNINSTALL]
     assert sorted(deployed) == sorted(DB.rglob("*.sql"))
 
 
