@@ -21,7 +21,8 @@ from simulator import (
     string_qr,
     unprefixed_qr,
 )
-from tools.backend import refusing_port, run_python
+from tests.http.misbehaviour import start_client
+from tools.backend import refusing_port
 from tools.engines import Server
 from tools.job import OLD_QR, STORED, Connection, Job, read_qr, wait_until
 
@@ -197,8 +198,8 @@ def test_a_reset_connection_costs_no_other_instance(job: Job) -> None:
 
 
 def test_what_a_run_does_not_reach_is_reported_and_comes_first_in_the_next(job: Job) -> None:
-    # Its import takes its time from the run.
-    run_python(job.connection, "import requests")
+    # Its start takes its time from the run.
+    start_client(job)
     job.set(request_timeout="1500 ms", run_timeout="1500 ms", max_concurrency=1)
     job.add("a", qr_code=OLD_QR).answer_with = Trouble.HANG
     job.add("b", qr_code=OLD_QR)

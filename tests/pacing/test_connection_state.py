@@ -14,8 +14,8 @@ from simulator import Simulator, Trouble, error_answer, json_answer
 from simulator.hostile import HostileServer
 from simulator.instance import Reaction, StateName
 from tests.evolution_api import simulator_for
-from tests.http.misbehaviour import LATE
-from tools.backend import run_python, wait_for_threads_to_end
+from tests.http.misbehaviour import LATE, start_client
+from tools.backend import change_client, clients
 from tools.engines import Server
 from tools.job import PNG_URL, Connection, Job, read_qr
 
@@ -152,7 +152,7 @@ def test_a_state_that_nobody_knows_goes_on_with_connect(job: Job) -> None:
 def test_both_calls_together_end_at_the_timeout(job: Job) -> None:
     job.simulator.add_instance("shop", "token")
     job.simulator.latency = 1.0
-    run_python(job.connection, "import requests")
+    start_client(job)
     begun_at = time.monotonic()
     wanted = Wanted("shop", job.simulator.base_url)
     row = fetch(job.connection, wanted, request_timeout=1.7)["shop"]
@@ -198,7 +198,7 @@ def test_an_instance_without_a_server_fails_and_the_others_do_not(job: Job) -> N
 def test_a_server_that_hangs_takes_no_time_from_the_others(
     job: Job, stalled_tls_server: HostileServer
 ) -> None:
-    run_python(job.connection, "import requests")
+    start_client(job)
     good = [Wanted(f"good {n}", job.simulator.base_url) for n in range(8)]
     for wanted in good:
         job.simulator.add_instance(wanted.name, wanted.token)
@@ -229,20 +229,13 @@ def test_the_most_calls_at_a_time_counts_for_each_server(
 
 
 # A resolver that waits for one name only; tools/backend.py says what that simulates.
-SLOW_FOR_ONE_NAME = """
-    import socket, threading
-    GD['released'] = threading.Event()
-    GD['getaddrinfo'] = socket.getaddrinfo
-    def slow(host, *arguments, **options):
+NEVER_RESOLVES_ONE_NAME = """
+    resolve = socket.getaddrinfo
+    def resolve_others(host, *arguments, **options):
         if host == 'slow.invalid':
-            GD['released'].wait(60)
-        return GD['getaddrinfo'](host, *arguments, **options)
-    socket.getaddrinfo = slow
-"""
-RELEASED = """
-    import socket
-    socket.getaddrinfo = GD['getaddrinfo']
-    GD['released'].set()
+            threading.Event().wait()
+        return resolve(host, *arguments, **options)
+    socket.getaddrinfo = resolve_others
 """
 
 
@@ -271,10 +264,10 @@ def test_a_server_whose_name_is_not_found_or_that_cannot_be_trusted_costs_only_i
     assert rows["good"].qr_code.startswith(PNG_URL)
 
 
-def test_a_server_whose_name_resolves_slowly_costs_only_its_own_and_leaves_one_thread(
+def test_a_server_whose_name_never_resolves_costs_only_its_own_and_leaves_no_client(
     job: Job,
 ) -> None:
-    run_python(job.connection, SLOW_FOR_ONE_NAME)
+    change_client(job.connection, NEVER_RESOLVES_ONE_NAME)
     job.simulator.latency = 0.3
     wanted = [Wanted(f"good {n}", job.simulator.base_url) for n in range(4)]
     for instance in wanted:
@@ -285,7 +278,7 @@ def test_a_server_whose_name_resolves_slowly_costs_only_its_own_and_leaves_one_t
     assert {rows[instance.name].outcome for instance in slow} == {"timeout"}
     assert all(1.5 <= rows[instance.name].elapsed < 1.5 + LATE for instance in slow)
     assert {rows[instance.name].outcome for instance in wanted} == {"qr_code"}
-    wait_for_threads_to_end(job.connection, left=1)
-    run_python(job.connection, RELEASED)
-    wait_for_threads_to_end(job.connection)
     assert job.simulator.total_requests == 8
+    assert clients(job.connection, job.connection.info.backend_pid) == []
+    (row,) = fetch(job.connection, wanted[0]).values()
+    assert row.outcome == "qr_code"

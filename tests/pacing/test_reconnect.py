@@ -11,7 +11,7 @@ import pytest
 from simulator import Simulator, Trouble
 from simulator.answers import qr_answer
 from simulator.instance import CONNECT_SLEEP
-from tools.backend import run_python
+from tests.http.misbehaviour import start_client
 from tools.job import Connection, Job, wait_until
 
 
@@ -57,10 +57,10 @@ def test_two_sessions_that_ask_at_once_open_one_socket(
     simulator.start_outage()
     instance = job.add("shop", state="close")
     with ThreadPoolExecutor(1) as executor:
-        # Once both know Python and its libraries, all of it takes less than the 2 s of that call.
+        # Once both have their clients, all of it takes less than the 2 s of that call.
         first = connect()
         for session in (first, job.connection):
-            run_python(session, "import requests")
+            start_client(Job(session, simulator))
         run = executor.submit(first.execute, "select refresh_qr_codes('shop')")
         wait_until(lambda: simulator.requests_of("shop"), "the first one is in its call")
         assert job.run()["total_instances"] == 1
