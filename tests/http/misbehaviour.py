@@ -10,7 +10,8 @@ from simulator.hostile import Behaviour, Exchange, HostileServer, head
 from simulator.instance import QrCode
 from tools.job import Job
 
-LATE = 0.25  # seconds over its time at which a request or a run has failed its deadline
+CALL_LATE = 0.25  # seconds over its time at which a call has failed its deadline
+LATE = 0.5  # the same of a run, which also chooses and stores
 TIMEOUT = "Request timeout"
 NOT_ATTEMPTED = "Not attempted: run timeout reached"
 HANGING: dict[str, Behaviour] = {
@@ -29,6 +30,13 @@ def answering(body: bytes, status: str = "200 OK", rest: bytes = b"") -> Behavio
         exchange.keep_open = True
 
     return answer
+
+
+async def drip_a_while(exchange: Exchange) -> None:
+    """Drip for a second, then send the rest."""
+    await exchange.send(head(Content_Length=len(hostile.GOOD_BODY)))
+    await exchange.drip(hostile.GOOD_BODY[:10])
+    await exchange.send(hostile.GOOD_BODY[10:])
 
 
 def qr_body(text: str) -> bytes:

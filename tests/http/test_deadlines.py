@@ -11,6 +11,7 @@ from simulator import hostile
 from simulator.hostile import Behaviour, HostileServer, running_hostile_server
 from tests.http.client import Client, problems, running_client, slow_resolver
 from tests.http.misbehaviour import (
+    CALL_LATE,
     ENDLESS,
     FLOODS,
     HANGING,
@@ -18,6 +19,7 @@ from tests.http.misbehaviour import (
     NOT_ATTEMPTED,
     TIMEOUT,
     asked,
+    drip_a_while,
     timed,
 )
 from tools.backend import full_backlog
@@ -67,19 +69,13 @@ def test_a_call_that_overruns_is_answered_at_its_timeout_and_the_next_gets_a_thr
     api.behave("hangs", HANGING[case])
     answer = client.ask("hangs", timeout=0.5)
     assert answer["outcome"] == "timeout"
-    assert 0.5 <= answer["elapsed"] < 0.5 + LATE
+    assert 0.5 <= answer["elapsed"] < 0.5 + CALL_LATE
     assert client.ask("good", timeout=2)["outcome"] == "qr_code"
 
 
 def test_a_thread_that_was_left_behind_is_counted_until_it_is_done(
     client: Client, api: HostileServer
 ) -> None:
-    async def drip_a_while(exchange: hostile.Exchange) -> None:
-        body = hostile.GOOD_BODY
-        await exchange.send(hostile.head(Content_Length=len(body)))
-        await exchange.drip(body[:10])
-        await exchange.send(body[10:])
-
     api.behave("drips", drip_a_while)
     client.ask("warm")
     answer = client.ask("drips", timeout=0.3)
@@ -105,7 +101,7 @@ def test_a_tls_handshake_that_stalls_ends_at_a_third_of_the_timeout() -> None:
     ):
         answer = client.ask(timeout=0.9)
         assert answer["outcome"] == "timeout"
-        assert 0.3 <= answer["elapsed"] < 0.3 + LATE
+        assert 0.3 <= answer["elapsed"] < 0.3 + CALL_LATE
         assert stalled.connections == 1
 
 
@@ -117,7 +113,7 @@ def test_a_second_request_on_a_kept_connection_ends_at_its_own_timeout(
     assert client.ask("a good")["outcome"] == "qr_code"
     answer = client.ask("b hangs", timeout=0.7)
     assert answer["outcome"] == "timeout"
-    assert 0.7 <= answer["elapsed"] < 0.7 + LATE
+    assert 0.7 <= answer["elapsed"] < 0.7 + CALL_LATE
     assert client.ask("c good")["outcome"] == "qr_code"
     # The same connection, so nothing was connected anew.
     assert asked(api) == [("a good", 1), ("b hangs", 1), ("c good", 2)]
@@ -130,7 +126,7 @@ def test_a_connect_that_nobody_accepts_ends_at_a_third_of_the_timeout() -> None:
     ):
         answer = client.ask(timeout=0.9)
         assert answer["outcome"] == "timeout"
-        assert 0.3 <= answer["elapsed"] < 0.3 + LATE
+        assert 0.3 <= answer["elapsed"] < 0.3 + CALL_LATE
         assert client.sockets == 0
 
 
@@ -142,7 +138,7 @@ def test_a_name_that_resolves_slowly_ends_at_the_timeout(
         client.begin("a", "b", "c", timeout=0.5)
         answers = client.take(3)
         assert problems(answers) == dict.fromkeys("abc", TIMEOUT)
-        assert all(0.5 <= answer["elapsed"] < 0.5 + LATE for answer in answers)
+        assert all(0.5 <= answer["elapsed"] < 0.5 + CALL_LATE for answer in answers)
         assert answers[-1]["late"] == 3
         assert api.requests == []
         released.touch()

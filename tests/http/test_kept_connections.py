@@ -12,7 +12,7 @@ import pytest
 from simulator import hostile
 from simulator.hostile import Behaviour, Exchange, HostileServer, head
 from tests.http.client import Client
-from tests.http.misbehaviour import LATE, answering, asked, errors, qr_body
+from tests.http.misbehaviour import CALL_LATE, answering, asked, errors, qr_body
 from tools.job import Job, read_qr, wait_until
 
 SECOND_ANSWER = head(Content_Length=len(hostile.GOOD_BODY)) + hostile.GOOD_BODY
@@ -164,7 +164,7 @@ def test_a_request_that_is_made_again_keeps_its_deadline(
     client.ask("a")
     answer = client.ask("b", timeout=1)
     assert answer["outcome"] == "timeout"
-    assert 1 <= answer["elapsed"] < 1 + LATE, "a time-out of its own would end after 1.6 s"
+    assert 1 <= answer["elapsed"] < 1 + CALL_LATE, "a time-out of its own would end after 1.6 s"
     assert asked(api) == [("a", 1), ("b", 1), ("b", 2)]
 
 

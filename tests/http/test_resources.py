@@ -12,8 +12,8 @@ import pytest
 
 from simulator import hostile
 from simulator.hostile import HostileServer
-from tests.http.client import Client, client_of, running_client
-from tests.http.misbehaviour import ENDLESS, FLOODS, TIMEOUT
+from tests.http.client import Client, client_of, problems, running_client
+from tests.http.misbehaviour import ENDLESS, FLOODS, TIMEOUT, drip_a_while
 from tools.backend import run_python, threads
 from tools.job import Connection, Job, wait_until
 
@@ -54,12 +54,18 @@ def test_the_threads_that_there_are_do_the_work_of_those_that_could_not_start(
     assert api.connections == 1
 
 
-def test_a_call_that_waits_for_a_thread_ends_at_its_timeout(api: HostileServer) -> None:
-    api.behave("drips", hostile.drip_body)
+def test_a_call_that_waits_too_long_for_a_thread_is_a_timeout_and_never_made(
+    api: HostileServer,
+) -> None:
+    api.behave("drips", drip_a_while)
     with running_client(api.base_url, FEW_THREADS.format(few=1)) as client:
-        found = client.ask_together("drips", "waits", timeout=0.5)
-        assert found == {"drips": TIMEOUT, "waits": TIMEOUT}
-        assert client.threads == 2
+        client.begin("drips", "waits", timeout=0.5)
+        answers = client.take(2)
+        assert problems(answers) == {"drips": TIMEOUT, "waits": TIMEOUT}
+        assert answers[-1]["late"] == 1
+        answer = client.ask("then")
+        assert (answer["outcome"], answer["late"]) == ("qr_code", 0)
+    assert [request.instance_name for request in api.requests] == ["drips", "then"]
 
 
 def test_few_descriptors_make_it_longer_and_cost_nobody_an_attempt(api: HostileServer) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import ssl
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -267,16 +265,3 @@ def test_the_certificate_of_an_ipv6_address_is_verified_without_a_port(tmp_path:
         other = "https://[2001:db8::2]"
         assert problem(client.ask(ca_file=ca_file, base_url=other)) == UNTRUSTED
         assert len(api.requests) == 1
-
-
-def test_no_tls_before_1_2_is_spoken(tmp_path: Path) -> None:
-    _, context = new_certificate(tmp_path, "127.0.0.1")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        context.maximum_version = ssl.TLSVersion.TLSv1_1
-    with (
-        running_hostile_server(ssl_context=context) as api,
-        running_client(api.base_url) as client,
-    ):
-        assert problem(client.ask(ca_file=str(tmp_path / "127.0.0.1.pem"))) == "TLS error"
-        assert api.requests == []

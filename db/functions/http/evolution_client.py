@@ -416,11 +416,13 @@ class Client:
             self.idle.pop().calls.put(self.waiting.popleft())
 
     def end_overdue(self) -> None:
-        """Answer for what has passed its deadline; its thread is left behind."""
+        """Answer for what has passed its deadline; where a thread is at it that is left behind."""
         with self.lock:
-            overdue = [call for call in self.under_way.values() if call.is_overdue]
-        for call in overdue:
-            self.tell(call, {"outcome": "timeout"}, left_behind=1)
+            for call in [call for call in self.under_way.values() if call.is_overdue]:
+                has_thread = call not in self.waiting
+                if not has_thread:
+                    self.waiting.remove(call)
+                self.tell(call, {"outcome": "timeout"}, left_behind=has_thread)
 
     def finish(self, worker: Worker, call: Call, answer: dict[str, Any]) -> None:
         """Tell the answer, unless it comes too late; the worker is free again. For its thread."""

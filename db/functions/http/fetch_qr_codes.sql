@@ -185,7 +185,7 @@ instance_names, instance_tokens, base_urls, check_state, connect_on_close: array
 'instance''s server without trailing slash; NULL: failed. check_state: asks GET {base_url}/instance/connectionState/{name} first; on state '
 'open connect is not called, on close, where connect opens a WhatsApp socket, only with connect_on_close. '
 'request_timeout: seconds for one instance in all. run_timeout: seconds for the whole. max_concurrency: most calls at a time to one '
-'server; where all servers together would get more than 512, or than the process may open files for, fewer in proportion. '
+'server; where all servers together would get more than 512, fewer in proportion. '
 'ca_file: PEM file of the CAs to trust, NULL for the system''s.
 Returns one row for each instance, in order: instance_name; outcome (qr_code, no_qr_code, connected and closed: the server says so, '
 'failed, timeout, not_attempted: run_timeout was reached first); qr_code (data:image/png;base64,...); error (a short reason for outcome '
