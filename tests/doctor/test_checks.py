@@ -42,10 +42,14 @@ def test_the_libraries_of_the_http_client_are_named_with_their_versions(patient:
 
 def test_an_http_client_without_its_libraries_is_told_which_one_to_install(patient: Job) -> None:
     with python_without_libraries(patient.connection):
-        found = findings(patient.connection)["HTTP client starts"]
-    assert found["ok"] is False
-    assert found["detail"].endswith(": ModuleNotFoundError: No module named 'requests'.")
-    assert found["fix"].endswith("apt install python3-requests")
+        found = findings(patient.connection)
+    client, api = found["HTTP client starts"], found["evolution_api"]
+    assert client["ok"] is False
+    assert client["detail"].endswith(": ModuleNotFoundError: No module named 'requests'.")
+    assert client["fix"].endswith("apt install python3-requests")
+    # Nobody can be asked, and that is not because something of ours is missing.
+    assert api["detail"] == "cannot be checked (SQLSTATE QR011)"
+    assert "requests" in api["fix"]
 
 
 def test_looking_at_a_refusal_changes_nothing(patient: Job) -> None:

@@ -9,6 +9,7 @@ set jit = off
 as $$
 declare
     section text;
+    hint text;
 begin
     foreach section in array array[
         'server', 'python', 'client', 'evolution_api', 'instances', 'refusals', 'privileges',
@@ -22,6 +23,7 @@ begin
             );
         -- One broken thing must not hide the others.
         exception when others or assert_failure then
+            get stacked diagnostics hint = pg_exception_hint;
             "check" := section;
             ok := false;
             -- Class 42 names objects; what other errors say may quote a row.
@@ -29,7 +31,10 @@ begin
                 'cannot be checked (SQLSTATE %s%s)',
                 sqlstate, case when sqlstate like '42%' then ': ' || sqlerrm end
             );
-            fix := 'make migrate, as a superuser; then look again';
+            fix := case
+                when sqlstate like 'QR%' then hint  -- an error of ours
+                else 'make migrate, as a superuser; then look again'
+            end;
             return next;
         end;
     end loop;
