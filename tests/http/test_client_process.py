@@ -21,6 +21,7 @@ from tools.backend import (
     processes,
     replace_client,
     run_python,
+    threads,
     wait_for_requests,
     wait_until_gone,
 )
@@ -47,6 +48,13 @@ def arguments(url: str, *names: str, places: int = HANGING, timeout: float = 60)
 
 def kill(watcher: Connection, pid: int) -> None:
     run_python(watcher, f"import os, signal; os.kill({pid}, signal.SIGKILL)")
+
+
+def is_zombie(watcher: Connection, pid: int) -> bool:
+    """Tell whether a process has ended, and its parent has not asked for its exit status yet."""
+    state = {number: state for number, _, state, _ in processes(watcher)}[pid]
+    # Its main thread may be the first to end, and its parent cannot ask before the last one has.
+    return state == "Z" and threads(watcher, pid) == 1
 
 
 # --- how long it lives ----------------------------------------------------------------------------
@@ -109,11 +117,7 @@ def test_a_client_that_is_killed_between_two_runs_is_replaced(
     job.run()
     former = client_of(watcher, pid)
     kill(watcher, former)
-    # Nobody has asked for its exit status yet: it is a zombie until the next run.
-    wait_until(
-        lambda: (former, "Z") in [(number, state) for number, _, state, _ in processes(watcher)],
-        "it has ended",
-    )
+    wait_until(lambda: is_zombie(watcher, former), "it has ended")
     assert job.run()["refreshed"] == 1
     assert client_of(watcher, pid) != former
 
@@ -286,6 +290,7 @@ def test_fifty_sessions_come_and_go_and_no_other_ends(own: Server) -> None:
                         # Asked again: who goes before that leaves the killed one to the postmaster,
                         # to whom, where it is process 1, this is the crash of a session.
                         kill(killer, client)
+                        wait_until(lambda: is_zombie(killer, client), "it has ended")
                         assert session.execute(FETCH, good).fetchall() == [("qr_code", None, True)]
                     elif number % 3 == 2:
                         hanging = arguments(server.base_url, *["hangs"] * 5)
