@@ -22,37 +22,12 @@ from simulator.hostile import HostileServer
 from tools.engines import Server
 from tools.job import Connection, wait_until
 
-# A name is resolved by a thread that waits here. Real ones wait in the C library for a name server
-# that does not answer; that cannot be arranged without being root where the server runs. What is
-# simulated is only the waiting: nothing from outside can end it before it ends by itself.
-SLOW_RESOLVER = """
-    import socket, threading
-    GD['released'] = threading.Event()
-    GD['getaddrinfo'] = socket.getaddrinfo
-    def slow(*arguments, **options):
-        GD['released'].wait(60)
-        return GD['getaddrinfo'](*arguments, **options)
-    socket.getaddrinfo = slow
-"""
-RELEASED_RESOLVER = """
-    import socket
-    socket.getaddrinfo = GD['getaddrinfo']
-    GD['released'].set()
-"""
-
-
-# The same in the HTTP client, where a call to it can only be left behind: for change_client().
+# For change_client(). Real names wait in the C library for a name server that does not answer; that
+# cannot be arranged without being root where the server runs. What is simulated is the waiting.
 NEVER_RESOLVES = """
     def never_resolve(*arguments, **options):
         threading.Event().wait()
     socket.getaddrinfo = never_resolve
-"""
-
-# IPv6 is not everywhere; what is simulated is only that this address leads to the server.
-ADDRESS_OF = """
-    import socket
-    resolve = socket.getaddrinfo
-    socket.getaddrinfo = lambda host, port, **options: resolve({host!r}, {port}, **options)
 """
 
 
@@ -151,15 +126,6 @@ def replace_client(connection: Connection, program: str) -> None:
             " language sql immutable as {}"
         ).format(f"select $client${program}$client$")
     )
-
-
-def wait_for_threads_to_end(connection: Connection, left: int = 0) -> None:
-    """Wait until the backend has its main thread and so many others.
-
-    A thread that Python has joined is there for a moment more, until the kernel has done with it.
-    """
-    what = f"no more than {left} threads beside the main one"
-    wait_until(lambda: threads(connection) == 1 + left, what, timeout=5)
 
 
 def memory(connection: Connection, line: str) -> int:
