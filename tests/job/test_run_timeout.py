@@ -36,6 +36,13 @@ def hanging(lengths: list[float]) -> Behaviour:
     return hold
 
 
+def run_once(job: Job) -> None:
+    """A session's first run takes longer than the others, which is of no matter here."""
+    job.add_row("first")
+    job.run()
+    job.connection.execute("delete from evolution_instances")
+
+
 def errors(job: Job) -> dict[str, str | None]:
     return {r["instance_name"]: r.get("error") for r in job.run()["results"]}
 
@@ -44,6 +51,7 @@ def test_a_call_does_not_outlast_the_run(hostile_job: Job, hostile_server: Hosti
     lengths: list[float] = []
     hostile_server.behave("a late", good_after(0.8))
     hostile_server.behave("b hangs", hanging(lengths))
+    run_once(hostile_job)
     for name in ("a late", "b hangs"):
         hostile_job.add_row(name)
     hostile_job.set(request_timeout="1500 ms", run_timeout="1500 ms", max_concurrency=1)
@@ -57,12 +65,13 @@ def test_no_call_begins_in_the_last_moment_of_a_run(
     hostile_job: Job, hostile_server: HostileServer
 ) -> None:
     hostile_server.behave("a late", good_after(1.65))
+    run_once(hostile_job)
     for name in ("a late", "b good"):
         hostile_job.add_row(name)
     hostile_job.set(request_timeout="2 s", run_timeout="2 s", max_concurrency=1)
     # The server answers at once, and would have answered this one, too.
     assert errors(hostile_job) == {"a late": None, "b good": NOT_ATTEMPTED}
-    assert [request.instance_name for request in hostile_server.requests] == ["a late"]
+    assert [request.instance_name for request in hostile_server.requests] == ["first", "a late"]
 
 
 def test_run_timeout_counts_from_the_beginning_of_the_run(

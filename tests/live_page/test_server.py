@@ -191,8 +191,9 @@ def test_a_database_that_refuses_is_told_apart_from_one_that_is_away(
 
 
 def test_a_database_that_hangs_is_offline_and_its_end_is_noticed(
-    job: Job, server: Server, page_database: str
+    job: Job, server: Server, page_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(board, "READ_TIMEOUT", 1.5)
     if server.engine == "url":
         pytest.skip("stops a process of the server: PG=docker or PG=local runs it")
     job.add_row("bakery")
