@@ -46,7 +46,7 @@ as $python$
         end_client()
         python = f"{sys.exec_prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
         try:
-            process = subprocess.Popen(
+            process: Any = subprocess.Popen(
                 # -I: no environment variable and no folder of others decides what is imported.
                 [python, "-I", "-c", program],
                 bufsize=0,
@@ -64,10 +64,11 @@ as $python$
                 hint=f"The system user of PostgreSQL must be able to run {python}",
                 sqlstate="QR010",
             )
-        SD["client"] = {"process": process, "program": program, "late": 0, "works": False}
         # It reads as fast as it can, but not before it has started.
         os.set_blocking(process.stdin.fileno(), False)
-        return client()
+        started = {"process": process, "program": program, "late": 0, "works": False}
+        SD["client"] = started
+        return started
 
     def end_client() -> None:
         """Ends it at once, whatever it is asking; leaves no zombie."""
@@ -136,8 +137,10 @@ as $python$
             )
             # Here Postgres acts on a cancel, a time-out or a shutdown: blocked in Python it cannot.
             plpy.execute("select 1")
-            with contextlib.suppress(BrokenPipeError):  # what it has answered can still be read
-                outgoing = outgoing[os.write(to_client, outgoing[:65536]) :] if writable else outgoing
+            if writable:
+                # Of one that has ended, what it has answered can still be read.
+                with contextlib.suppress(BrokenPipeError):
+                    outgoing = outgoing[os.write(to_client, outgoing[:65536]) :]
             if readable:
                 data = os.read(from_client, 1 << 20)
                 if not data:
@@ -191,5 +194,5 @@ Returns one row for each instance, in order: instance_name; outcome (qr_code, no
 'failed, timeout, not_attempted: run_timeout was reached first); qr_code (data:image/png;base64,...); error (a short reason for outcome '
 'failed, without host, token and body); elapsed (seconds, with those for resolving the server''s name); reconnected (connect was called on '
 'state close; NULL: it was called without asking for the state).
-Raises nothing for what a server does. A cancel takes effect within 0.1 s.
+Errors: QR010 the HTTP client cannot be started; QR011 it does not start. Nothing for what a server does. A cancel takes effect within 0.1 s.
 Private.';
