@@ -134,8 +134,8 @@ def test_a_cancel_ends_hanging_calls_and_the_session_goes_on(
     open_before = sockets(session)
     if means == "statement_timeout":
         # Long enough for all requests to be under way by then.
-        session.execute("set statement_timeout = '4 s'")
-    begun_at = time.monotonic() + 4
+        session.execute("set statement_timeout = '2 s'")
+    begun_at = time.monotonic() + 2
     with under_way(hanging.job) as run:
         client = hanging.wait_until_under_way(watcher, INSTANCES)
         if means == "pg_cancel_backend":

@@ -34,7 +34,7 @@ def test_signals_that_cancel_nothing_change_nothing(
 ) -> None:
     watcher = connect()
     pid = busy_job.connection.info.backend_pid
-    busy_job.set(request_timeout="4 s")
+    busy_job.set(request_timeout="2 s")
     busy_job.add_row("good")
     with ThreadPoolExecutor(1) as executor:
         run = executor.submit(busy_job.run)

@@ -268,17 +268,17 @@ def test_a_server_whose_name_never_resolves_costs_only_its_own_and_leaves_no_cli
     job: Job,
 ) -> None:
     change_client(job.connection, NEVER_RESOLVES_ONE_NAME)
-    job.simulator.latency = 0.3
-    wanted = [Wanted(f"good {n}", job.simulator.base_url) for n in range(4)]
+    job.simulator.latency = 0.2
+    wanted = [Wanted(f"good {n}", job.simulator.base_url) for n in range(5)]
     for instance in wanted:
         job.simulator.add_instance(instance.name, instance.token)
-    slow = [Wanted(f"slow {n}", "http://slow.invalid") for n in range(4)]
+    slow = [Wanted(f"slow {n}", "http://slow.invalid") for n in range(2)]
     # Longer than the time-out of a request, so that the run goes on after the name is given up.
-    rows = fetch(job.connection, *slow, *wanted, request_timeout=1.5, max_concurrency=1)
+    rows = fetch(job.connection, *slow, *wanted, request_timeout=0.9, max_concurrency=1)
     assert {rows[instance.name].outcome for instance in slow} == {"timeout"}
-    assert all(1.5 <= rows[instance.name].elapsed < 1.5 + LATE for instance in slow)
+    assert all(0.9 <= rows[instance.name].elapsed < 0.9 + LATE for instance in slow)
     assert {rows[instance.name].outcome for instance in wanted} == {"qr_code"}
-    assert job.simulator.total_requests == 8
+    assert job.simulator.total_requests == 10
     assert clients(job.connection, job.connection.info.backend_pid) == []
     (row,) = fetch(job.connection, wanted[0]).values()
     assert row.outcome == "qr_code"

@@ -453,7 +453,8 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     http.client._MAXLINE = 8192  # type: ignore[attr-defined]  # of 100 headers; it allows 6 MB
-    Client(1, max(most // 4, 1)).run(0)
+    most_workers = 512 if most == resource.RLIM_INFINITY else max(most // 4, 1)
+    Client(1, most_workers).run(0)
 
 
 if __name__ == "__main__":
