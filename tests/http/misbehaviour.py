@@ -76,7 +76,7 @@ FLOODS = [
     (hostile.oversized_body, "answer is over 256 kB"),
     (hostile.gzip_bomb, "answer is over 256 kB"),
 ]
-# What the time-out has to end: http.client reads on and on.
+# What the time-out has to end: the http.client of Python 3.11 to 3.13 reads on and on.
 ENDLESS: list[Behaviour] = [hostile.continue_flood, hostile.endless_trailers]
 
 
