@@ -120,11 +120,16 @@ lint: $(VENV)/dev dist ## check Python, the Python inside the SQL, the SQL and t
 	@# pgspot sees the whole installation, in its order and with its search_path. Not asked for:
 	@# PS002, because `create or replace` is how functions are deployed; privileges.sql sets the owner
 	@# in the same transaction. PS010, because dbmate creates its schema before the migrations.
-	@# qr_refresh.live() commits, which a procedure with a search_path of its own cannot.
+	@# qr_refresh.live() commits, which a procedure with a search_path of its own cannot; three more
+	@# are planned together with the queries that ask them, and name the schema of all they use.
 	@# It fails on a DO block in PL/Python and has no option for that, so those are left out.
 	sed '/^do language plpython3u \$$\$$$$/,/^\$$\$$;$$/d' dist/qr_refresh.sql > build/pgspot.sql
 	$(VENV)/bin/pgspot --ignore PS002 --ignore PS010 --ignore-lang plpython3u \
-		--proc-without-search-path 'qr_refresh.live(lane text,worker integer,workers integer)' build/pgspot.sql
+		--proc-without-search-path 'qr_refresh.live(worker integer,workers integer)' \
+		--proc-without-search-path 'qr_refresh.instance_key(evolution_server text,instance_name text,instance_token text)' \
+		--proc-without-search-path 'qr_refresh.is_share_of(instance bytea,worker integer,workers integer)' \
+		--proc-without-search-path 'qr_refresh.connecting_rows(instance bytea,instance_name text,instance_token text,evolution_server text,has_qr_code boolean,last_qr_update timestamptz)' \
+		build/pgspot.sql
 	shellcheck .ci/run docker-entrypoint.sh tools/*.sh
 	@# Secrets in what could be committed, but for the made-up ones of examples, tests and captures.
 	find . \( -path ./.git -o -path ./$(VENV) -o -path ./requirements -o -path ./.env -o -path ./build -o -path ./dist \

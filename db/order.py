@@ -17,6 +17,7 @@ DB = ROOT / "db"
 # The folders of db/functions. A function in SQL and a view need what they call to be there; a
 # function in PL/pgSQL or PL/Python needs it only when it is called.
 ROOMS = (
+    "identity",
     "http",
     "choosing",
     "storing",
@@ -33,13 +34,14 @@ CHECK_TABLE = DB / "check_table.sql"
 MIGRATIONS = sorted((DB / "migrations").glob("*.sql"))
 FUNCTIONS = [path for room in ROOMS for path in sorted((DB / "functions" / room).glob("*.sql"))]
 VIEWS = [DB / "views" / f"{name}.sql" for name in VIEW_NAMES]
+OUTCOMES = DB / "outcomes.sql"
 DROP_OLD = DB / "drop_old_functions.sql"
 PRIVILEGES = DB / "privileges.sql"
 CHECK_CLIENT = DB / "check_client_works.sql"
 UNINSTALL = DB / "uninstall.sql"
 
 # What every installation runs after the migrations.
-REPEATED = [*FUNCTIONS, *VIEWS, DROP_OLD, PRIVILEGES, CHECK_CLIENT]
+REPEATED = [OUTCOMES, *FUNCTIONS, *VIEWS, DROP_OLD, PRIVILEGES, CHECK_CLIENT]
 
 MIGRATIONS_TABLE = "qr_refresh.schema_migrations"
 

@@ -8,6 +8,10 @@ begin
     if exists (select from pg_catalog.pg_extension as e where e.extname = 'pg_cron') then
         grant usage on schema cron to qr_refresh_owner;
     end if;
+    -- With these qr_refresh.log() writes one line, and not the statement as well.
+    grant set on parameter log_error_verbosity, log_min_error_statement to qr_refresh_owner;
+    -- What FOR UPDATE SKIP LOCKED asks for; an identity is never written.
+    grant update (id) on qr_refresh.runs to qr_refresh_owner;
 
     for statement in
         with listed (objects, privileges, roles) as (
@@ -19,20 +23,24 @@ begin
             ('alerts health metrics runs status', 'select', 'pg_monitor service_role'),
             ('active_alerts connecting_instances cron_jobs', 'execute', 'pg_monitor service_role'),
             -- The job's own tables. They belong to the superuser who installed them.
-            ('evolution_servers settings', 'select', 'qr_refresh_owner'),
+            ('evolution_servers outcomes settings', 'select', 'qr_refresh_owner'),
             ('instance_state', 'select insert update delete', 'qr_refresh_owner'),
+            ('server_state', 'select insert update', 'qr_refresh_owner'),
             ('runs', 'select insert delete', 'qr_refresh_owner'),
             -- Private: for the owner and superusers.
             ('schema_migrations runs_id_seq', '', ''),
-            ('check_client evolution_api_base_url evolution_client fetch_qr_codes', '', ''),
-            ('instance_problem instances_to_ask', '', ''),
-            ('notify_stored store_connected store_postponed_qr_codes store_qr_codes', '', ''),
-            ('forget_instances reconnect_at record_outcomes wait_for_next_attempt', '', ''),
-            ('check_writable describe_outcomes prune_history record_run', '', ''),
-            ('run_cycle run_settings translate_messages', '', ''),
+            ('ask check_client evolution_api_base_url evolution_client', '', ''),
+            ('attempts_for choose choose_due connecting_rows instance_key', '', ''),
+            ('instance_problem is_share_of new_instances next_due_at notice notice_new oversized_rows places', '', ''),
+            ('came_to notify_stored sort_out_expired store', '', ''),
+            ('store_connected store_postponed store_qr_codes', '', ''),
+            ('connects_per_code reconnect_at remember remember_servers', '', ''),
+            ('wait_for_next_code', '', ''),
+            ('begin_run check_instance_exists check_writable end_run log log_tersely prune_history', '', ''),
+            ('record_run translate_messages', '', ''),
             ('minute_ends_at refresh_due', '', ''),
             ('check_pg_cron schedule unschedule', '', ''),
-            ('is_no_answer late_lanes', '', ''),
+            ('is_no_answer late_workers', '', ''),
             ('doctor doctor_client doctor_cron_jobs doctor_evolution_api', '', ''),
             ('doctor_instances doctor_privileges doctor_publications doctor_python', '', ''),
             ('doctor_refusals doctor_schedule doctor_server', '', '')

@@ -58,6 +58,14 @@ begin
     loop
         execute format('alter table %s owner to %s', object.relation, object.new_owner);
     end loop;
+    for object in
+        select t.oid::regtype as name
+        from pg_catalog.pg_type as t
+        inner join pg_catalog.pg_class as c on t.typrelid = c.oid
+        where t.typnamespace = ours and c.relkind = 'c'
+    loop
+        execute format('alter type %s owner to qr_refresh_owner', object.name);
+    end loop;
     begin
         drop owned by qr_refresh_owner;
     exception when dependent_objects_still_exist then

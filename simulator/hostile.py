@@ -37,6 +37,7 @@ PIECE = bytes(64 * 1024).replace(b"\0", b"A")
 
 QR_CODE = QrCode(qr_text("hostile"), 1)
 GOOD_BODY = qr_answer(QR_CODE).body
+STATE_BODY = json.dumps({"instance": {"instanceName": "x", "state": "connecting"}}).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +269,8 @@ class HostileServer:
         base_url: Where it listens, without a slash at the end.
         requests: All requests so far.
         connections: How many connections it has accepted.
+        misbehaves_on_state: Whether requests for the state are answered as those for a QR code are.
+            False (the start): with state connecting, and they are not among the requests.
     """
 
     def __init__(self) -> None:
@@ -275,6 +278,7 @@ class HostileServer:
         self.base_url = ""
         self.requests: list[HostileRequest] = []
         self.connections = 0
+        self.misbehaves_on_state = False
         self._behaviours: dict[str, tuple[Behaviour, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -304,6 +308,9 @@ class HostileServer:
             exchange.keep_open = True
             while exchange.keep_open:
                 request = _parsed(await reader.readuntil(b"\r\n\r\n"), number)
+                if "/connectionState/" in request.path and not self.misbehaves_on_state:
+                    await exchange.send(head(Content_Length=len(STATE_BODY)) + STATE_BODY)
+                    continue
                 self.requests.append(request)
                 exchange.keep_open = False
                 await self._next_behaviour(request.instance_name)(exchange)

@@ -22,10 +22,11 @@ from pglast.enums import FunctionParameterMode as Mode
 from db import order
 from tools.plpy_types import Plpy
 
-IMPORTS = "from tools.plpy_types import SD, Iterable, plpy  # noqa: F401"
+IMPORTS = "from tools.plpy_types import SD, Iterable, Row, plpy  # noqa: F401"
 
 # PL/Python hands every other type over as its text.
 PYTHON_TYPES = {
+    "attempt": "Row",
     "bool": "bool",
     "bytea": "bytes",
     "float4": "float",

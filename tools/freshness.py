@@ -30,6 +30,7 @@ from tools.engines import Server, engine_errors_in_words, start_postgres
 from tools.job import install, wait_until
 
 SAMPLE_EVERY = 0.5  # seconds
+FIRST = 120.0  # seconds, in which most people scan
 SAMPLED = 50  # instances; more would load the machine with looking
 MODES = {"live": "live mode", "minute": "once a minute", "5s": "every 5 seconds"}
 
@@ -42,12 +43,14 @@ class Mode:
     dbname: str
     simulator: Simulator
     connection: psycopg.Connection[tuple[object, ...]]
-    good: int = 0
-    samples: int = 0
+    # In the first two minutes, and after them.
+    good: list[int] = field(default_factory=lambda: [0, 0])
+    samples: list[int] = field(default_factory=lambda: [0, 0])
     cpu_ticks: dict[int, int] = field(default_factory=dict)
 
-    def sample(self) -> None:
+    def sample(self, elapsed: float) -> None:
         """Compare what is stored with what is served, and read the job's CPU time."""
+        part = int(elapsed >= FIRST)
         answering = [i for i in self.simulator.instances if i.answer_with is None]
         served = {
             instance.name: self.simulator.current_code(instance.name)
@@ -61,23 +64,40 @@ class Mode:
         for name, stored in rows:
             code = served[str(name)]
             if code is not None and code == self.simulator.current_code(str(name)):
-                self.samples += 1
-                self.good += stored == data_url(code)
+                self.samples[part] += 1
+                self.good[part] += stored == data_url(code)
         for pid, ticks in self.connection.execute("select * from pg_temp.cpu_ticks()"):
             self.cpu_ticks[int(str(pid))] = int(str(ticks))
 
-    def calls(self) -> tuple[float, int]:
-        """Return the calls per instance in 45 seconds: the mean and the most."""
+    def share(self, part: int) -> str:
+        """Return how much of the time the stored QR code was the current one."""
+        return f"{self.good[part] / self.samples[part]:.1%}" if self.samples[part] else "-"
+
+    def first_connects(self) -> int:
+        """Return the most connect calls for one instance in its first 45 seconds."""
         times = defaultdict(list)
         for request in self.simulator.requests:
-            times[request.instance_name].append(request.time)
+            if "/connect/" in request.path:
+                times[request.instance_name].append(request.time)
+        return max(sum(time < t[0] + ROTATION for time in t) for t in times.values())
+
+    def calls(self, route: str) -> tuple[float, int]:
+        """Return the calls for an instance in 45 seconds: the mean, the most after the first 45."""
+        times = defaultdict(list)
+        for request in self.simulator.requests:
+            if f"/{route}/" in request.path:
+                times[request.instance_name].append(request.time)
         first = min(t[0] for t in times.values())
         last = max(t[-1] for t in times.values())
         mean = statistics.mean(len(t) for t in times.values()) * ROTATION / (last - first)
         most = max(
-            position - bisect.bisect_right(t, now - ROTATION) + 1
-            for t in times.values()
-            for position, now in enumerate(t)
+            (
+                position - bisect.bisect_right(t, now - ROTATION) + 1
+                for t in times.values()
+                for position, now in enumerate(t)
+                if now > t[0] + 2 * ROTATION
+            ),
+            default=0,
         )
         return mean, most
 
@@ -198,15 +218,18 @@ def main() -> None:
             time.sleep(max(0.0, next_sample - time.monotonic()))
             next_sample += SAMPLE_EVERY
             for mode in modes:
-                mode.sample()
+                mode.sample(time.monotonic() - begun_at)
 
-        print("\n                 current QR   calls / 45 s, mean (most)   CPU of its sessions")
+        print("\n                 current QR: first 2 min   then   connects in the first 45 s")
+        print("                 connects / 45 s, mean (most)   states / 45 s   CPU of its sessions")
         for mode in modes:
-            mean, most = mode.calls()
+            connects, most = mode.calls("connect")
+            states, _ = mode.calls("connectionState")
             cpu = sum(mode.cpu_ticks.values()) / os.sysconf("SC_CLK_TCK") / seconds
             print(
-                f"{MODES[mode.name]:15}  {mode.good / mode.samples:9.1%}"
-                f"   {mean:19.1f} ({most:4})   {cpu:19.1%}"
+                f"{MODES[mode.name]:15}  {mode.share(0):>23}  {mode.share(1):>5}"
+                f"   {mode.first_connects():26}\n{'':15}  {connects:21.1f} ({most:4})"
+                f"   {states:13.1f}   {cpu:19.1%}"
             )
 
 

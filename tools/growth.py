@@ -116,6 +116,7 @@ class Week:
             " unnest(%s::text[]) with ordinality as c (command, number) where s >= %s".encode(),
             (self.seconds + KEPT, list(COMMANDS), self.seconds),
         )
+        connection.execute("select qr_refresh.notice_new(1, 1)")
         connection.execute("vacuum analyze")
 
     def pass_time(self, step: float) -> Iterator[float]:
@@ -134,19 +135,21 @@ class Week:
     def _write_qr_codes(self, turn: int) -> None:
         size = len(self.pictures)
         pictures = [self.pictures[(turn + number) % size] for number in range(len(self.names))]
-        count = len(self.names)
-        for attempt in range(ATTEMPTS_PER_QR):
+        for _ in range(ATTEMPTS_PER_QR):
+            # As a tick of live mode hands them over, stores and remembers.
             self.connection.execute(
-                "select count(*)"
-                " from qr_refresh.store_qr_codes(%s, %s, %s, clock_timestamp(), true)",
-                (self.names, self.tokens, pictures),
+                "update qr_refresh.instance_state set attempted_at = clock_timestamp(),"
+                " next_attempt_at = clock_timestamp(), under_way_until = clock_timestamp()"
             )
-            outcome = "unchanged" if attempt else "stored"
             self.connection.execute(
-                "select qr_refresh.record_outcomes(clock_timestamp(), %s, %s, %s, %s::text[], %s,"
-                " %s::float8[])",
-                (self.names, [outcome] * count, pictures)
-                + ([None] * count, [False] * count, [0.01] * count),
+                "select count(*) from qr_refresh.remember(array("
+                "select s from qr_refresh.store(array(select ("
+                "qr_refresh.instance_key(null, q.name, q.token), q.name, null, q.token, null, true,"
+                " true, clock_timestamp(), 'qr_code', null, q.code,"
+                " sha256(convert_to(q.code, 'UTF8')), false, 0.005, clock_timestamp()"
+                ")::qr_refresh.attempt from unnest(%s::text[], %s::text[], %s::text[])"
+                " as q (name, token, code)), true, 0.1) as s), true)",
+                (self.names, self.tokens, pictures),
             )
 
     def _write_history(self, ago: int) -> None:

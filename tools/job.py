@@ -151,23 +151,32 @@ class Job:
         (result,) = (r for r in self.run()["results"] if r["instance_name"] == name)
         return {key: value for key, value in result.items() if key != "instance_name"}
 
-    def tick(self, lane: str = "fast", worker: int = 1, workers: int = 1) -> list[str]:
-        """Do what live() does at one tick, and return the names of whom it asked."""
-        report = self.tick_report(lane, worker, workers)
-        return [result["instance_name"] for result in report["results"]] if report else []
+    def tick(self, worker: int = 1, workers: int = 1) -> list[str]:
+        """Ask who is due as live() does, and return the names of whom it asked."""
+        report = self.tick_report(worker, workers)
+        return [result["instance_name"] for result in report]
 
-    def tick_in_both_lanes(self) -> None:
-        """Do what both lanes of live mode do at one tick."""
-        for lane in ("fast", "slow"):
-            self.tick_report(lane)
+    def tick_report(self, worker: int = 1, workers: int = 1) -> list[dict[str, Any]]:
+        """Ask who is due as live() does, until all have answered; return their results."""
+        self.look(worker, workers)
+        results: list[dict[str, Any]] = []
+        under_way = 0
+        while True:
+            before = under_way
+            row = self.connection.execute(
+                "select * from qr_refresh.refresh_due(%s, %s, %s, %s)",
+                (worker, workers, float(under_way > 0), under_way),
+            ).fetchone()
+            assert row is not None
+            under_way = row[0]
+            results += row[1]
+            if not before and not under_way and not row[1]:
+                return results
 
-    def tick_report(
-        self, lane: str = "fast", worker: int = 1, workers: int = 1
-    ) -> dict[str, Any] | None:
-        """Do what live() does at one tick, and return its report, None where nobody was due."""
-        query = "select report from qr_refresh.refresh_due(%s, %s, %s)"
-        report: dict[str, Any] | None = self.value(query, lane, worker, workers)
-        return report
+    def look(self, worker: int = 1, workers: int = 1) -> None:
+        """Notice who connects and who does not, as live() does once a second."""
+        self.connection.execute("select qr_refresh.notice(%s, %s)", (worker, workers))
+        self.connection.execute("select qr_refresh.notice_new(%s, %s)", (worker, workers))
 
     def let_time_pass(self, seconds: float) -> None:
         """Move the simulator's clock forward, and what the job remembers back by as much.
@@ -176,12 +185,20 @@ class Job:
         """
         self.simulator.clock.advance(seconds)
         moments = ["attempted_at", "answered_at", "next_attempt_at", "reconnected_at"]
-        moments += ["qr_first_seen_at", "qr_changed_after"]
+        moments += ["qr_first_seen_at", "qr_changed_after", "closed_since", "quiet_until"]
+        moments += ["under_way_until", "left_at"]
         changes = sql.SQL(", ").join(
             sql.SQL("{0} = {0} - make_interval(secs => {1})").format(sql.Identifier(name), seconds)
             for name in moments
         )
         self.connection.execute(sql.SQL("update qr_refresh.instance_state set {}").format(changes))
+        self.connection.execute(
+            "update qr_refresh.server_state"
+            " set answered_at = answered_at - make_interval(secs => %(s)s),"
+            " away_since = away_since - make_interval(secs => %(s)s),"
+            " next_probe_at = next_probe_at - make_interval(secs => %(s)s)",
+            {"s": seconds},
+        )
 
     def row(self, name: str) -> Row:
         """Read an instance's row back from the table."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeAlias, overload
 
-__all__ = ["SD", "Iterable", "Plan", "Plpy", "Result", "plpy", "spiexceptions"]
+__all__ = ["SD", "Iterable", "Plan", "Plpy", "Result", "Row", "plpy", "spiexceptions"]
 
 Row: TypeAlias = dict[str, Any]
 

@@ -17,7 +17,7 @@ last_run as (
         (r.report ->> 'success')::boolean as success,
         r.report ->> 'error' as error
     from qr_refresh.runs as r
-    where r.requested_instance is null and r.report ->> 'lane' is distinct from 'slow'
+    where r.requested_instance is null
     order by r.id desc
     limit 1
 ),
@@ -69,7 +69,7 @@ comment on view qr_refresh.health is
 comment on column qr_refresh.health.schedule is
 'pg_cron''s jobs that run it and their schedules. NULL: none, or pg_cron lives in another database.';
 comment on column qr_refresh.health.is_active is 'All of these jobs are active. NULL: as for schedule.';
-comment on column qr_refresh.health.last_run_started_at is 'When the last run over all instances began. In live mode a run is a minute of the fast lane.';
+comment on column qr_refresh.health.last_run_started_at is 'When the last run over all instances began. In live mode a run is a minute of a worker.';
 comment on column qr_refresh.health.last_run_finished_at is 'When it ended.';
 comment on column qr_refresh.health.last_run_length is 'How long it took.';
 comment on column qr_refresh.health.last_run_success is 'false: the run as a whole could not be done.';

@@ -49,6 +49,6 @@ comment on column qr_refresh.metrics.last_run_length_seconds is 'Seconds that th
 comment on column qr_refresh.metrics.last_run_success is '1: the last run could be done as a whole; 0: not, or there was none.';
 comment on column qr_refresh.metrics.job_active is '1: all pg_cron jobs of ours are active; 0: not all; NULL: none is seen from this database.';
 comment on column qr_refresh.metrics.failing_instances is 'Connecting instances whose last attempt failed or timed out.';
-comment on column qr_refresh.metrics.slow_instances is 'Connecting instances in the slow lane of live mode.';
+comment on column qr_refresh.metrics.slow_instances is 'Connecting instances that answer after over a second, with an error or not at all.';
 comment on column qr_refresh.metrics.oldest_live_qr_seconds is 'Greatest age of a live QR code in seconds; NULL without any.';
 comment on column qr_refresh.metrics.active_alerts is 'Rows of qr_refresh.alerts.';

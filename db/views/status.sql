@@ -42,6 +42,6 @@ comment on column qr_refresh.status.no_live_qr_since is
 comment on column qr_refresh.status.qr_age_at_most is
 'Greatest possible age of the stored QR code: time since the last answer without it. NULL: not known.';
 comment on column qr_refresh.status.is_slow is
-'Asked in the slow lane of live mode, because it answered slowly, not at all or with an error.';
+'It answers after over a second, with an error or not at all.';
 comment on column qr_refresh.status.evolution_server is
 'Name in qr_refresh.evolution_servers; NULL: the server of qr_refresh.settings.';

@@ -70,11 +70,11 @@ def test_a_row_without_a_name_costs_nobody_else_anything(job: Job) -> None:
     )
     job.add("shop")
     assert job.tick() == ["shop"]
-    assert job.tick_report() is None
+    assert job.tick_report() == []
     assert [result["instance_name"] for result in job.run()["results"]] == ["shop"]
 
 
-def test_what_is_known_of_an_instance_goes_when_it_is_no_longer_connecting(job: Job) -> None:
+def test_an_instance_that_is_no_longer_connecting_is_noticed_to_have_left(job: Job) -> None:
     for name in ("stays", "connects", "is deleted"):
         job.add(name)
     job.tick()
@@ -84,7 +84,8 @@ def test_what_is_known_of_an_instance_goes_when_it_is_no_longer_connecting(job: 
     )
     job.connection.execute("delete from evolution_instances where instance_name = 'is deleted'")
     assert job.tick() == []
-    known = "select array_agg(instance_name order by 1) from qr_refresh.instance_state"
+    known = "select array_agg(instance_name order by instance_name) from qr_refresh.instance_state"
+    known += " where left_at is null"
     assert job.value(known) == ["stays"]
     # A plain run does the same.
     job.add("gives up")
@@ -102,7 +103,7 @@ def test_the_workers_share_the_instances(job: Job, simulator: Simulator) -> None
     names = [f"shop {number}" for number in range(12)]
     for name in names:
         job.add(name)
-    asked = [job.tick("fast", worker, 3) for worker in (1, 2, 3)]
+    asked = [job.tick(worker, 3) for worker in (1, 2, 3)]
     assert sorted(sum(asked, [])) == sorted(names)
     assert all(asked)
 
@@ -127,5 +128,5 @@ def test_an_instance_is_asked_at_the_server_that_it_names(
     assert (
         results["nowhere"]["error"] == "Failed to fetch QR for nowhere: Evolution server is unknown"
     )
-    assert "/second/instance/connect/elsewhere" in [r.path for r in simulator.requests]
+    assert "/second/instance/connectionState/elsewhere" in [r.path for r in simulator.requests]
     assert not simulator.requests_of("nowhere")

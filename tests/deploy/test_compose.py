@@ -194,7 +194,6 @@ def test_one_command_gives_a_server_with_the_job_scheduled_that_outlives_a_resta
         assert jobs == [
             ("refresh-qr-codes", True),
             ("refresh-qr-codes-prune", True),
-            ("refresh-qr-codes-slow", True),
         ]
         url = connection.execute(
             "select base_url, source from qr_refresh.evolution_api_base_url()"

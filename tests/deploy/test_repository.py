@@ -18,6 +18,7 @@ from db.order import (
     DROP_OLD,
     FUNCTIONS,
     MIGRATIONS,
+    OUTCOMES,
     PRIVILEGES,
     ROOMS,
     ROOT,
@@ -45,7 +46,7 @@ def test_every_folder_of_functions_is_a_room_and_every_room_is_a_folder() -> Non
 
 def test_every_sql_file_is_deployed_and_once() -> None:
     deployed = [*MIGRATIONS, *FUNCTIONS, *VIEWS]
-    deployed += [CHECK_TABLE, DROP_OLD, PRIVILEGES, CHECK_CLIENT, UNINSTALL]
+    deployed += [CHECK_TABLE, OUTCOMES, DROP_OLD, PRIVILEGES, CHECK_CLIENT, UNINSTALL]
     assert sorted(deployed) == sorted(DB.rglob("*.sql"))
 
 
@@ -73,7 +74,7 @@ def test_within_a_room_the_order_does_not_matter(
     assert sorted(functions) == sorted(FUNCTIONS)
     with psycopg.connect(empty_database) as connection:
         assert connection.execute("show check_function_bodies").fetchone() == ("on",)
-    install(empty_database, (*MIGRATIONS, *functions, *VIEWS, PRIVILEGES))
+    install(empty_database, (*MIGRATIONS, OUTCOMES, *functions, *VIEWS, PRIVILEGES))
     assert schema_of(empty_database) == schema_of(database)
 
 

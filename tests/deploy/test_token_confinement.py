@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 
@@ -79,7 +80,9 @@ def become_caller(job: Job) -> None:
 
 def tick_live(job: Job) -> None:
     """Let live mode ask, once, for whom it has not asked before."""
-    tick = job.value("select qr_refresh.live_tick('fast', 1, 1, null)")
+    tick = job.value("select qr_refresh.live_tick(1, 1, null)")
+    while tick["under_way"]:
+        tick = job.value("select qr_refresh.live_tick(1, 1, %s)", json.dumps(tick))
     assert (tick["refreshed"], tick["failed"]) == (1, 0)
 
 

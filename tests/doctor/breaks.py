@@ -221,15 +221,15 @@ BREAKS: list[tuple[str, str, bool | None, str]] = [
         "a run within the last 00:05:00",
         "insert into qr_refresh.runs (started_at, finished_at, report) select"
         " now() - make_interval(mins => n + 1), now() - make_interval(mins => n),"
-        """ '{"success": true, "mode": "live", "lane": "fast", "worker": 1, "workers": 1}'"""
+        """ '{"success": true, "mode": "live", "worker": 1, "workers": 2}'"""
         " from generate_series(20, 0, -1) as n",
         False,
-        "none of live mode: the slow lane",
+        "none of live mode: worker 2 of 2",
     ),
     (
         "last run",
         "select qr_refresh.record_run(58, null, "
-        """'{"success": false, "mode": "live", "lane": "fast", "refreshed": 0, "failed": 0}')""",
+        """'{"success": false, "mode": "live", "refreshed": 0, "failed": 0}')""",
         False,
         "no tick of live mode could be done",
     ),

@@ -247,7 +247,10 @@ def test_of_two_instances_the_one_that_failed_is_asked_about(patient: Job) -> No
         "update evolution_instances set instance_token = 'wrong' where instance_name = 'shop'"
     )
     assert findings(patient.connection)[check]["detail"].startswith("a: ")
-    patient.connection.execute("update qr_refresh.instance_state set outcome = 'failed'")
+    patient.look()
+    patient.connection.execute(
+        "update qr_refresh.instance_state set outcome = 'failed' where instance_name = 'shop'"
+    )
     assert findings(patient.connection)[check]["detail"] == "shop: 401 Unauthorized"
     patient.simulator.remove_instance("a")
 

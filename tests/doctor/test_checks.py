@@ -96,9 +96,9 @@ def test_ticks_of_live_mode_that_hold_their_locks_for_too_long_are_named(
     patient.set(request_timeout="100 ms", run_timeout="100 ms")
     with contextlib.ExitStack() as stack:
         holders = [stack.enter_context(psycopg.connect(well_url[0])) for _ in range(3)]
-        for holder, lane in zip(holders, ("slow:1", "fast:1", "fast:32"), strict=True):
+        for holder, worker in zip(holders, (1, 2, 32), strict=True):
             lock = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
-            holder.execute(lock, (f"qr_refresh.live:{lane}",))
+            holder.execute(lock, (f"qr_refresh.live:{worker}",))
         pids = [holder.info.backend_pid for holder in holders]
 
         def looked() -> tuple[float, float, bool, str]:

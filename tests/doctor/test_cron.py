@@ -82,8 +82,8 @@ def test_a_restart_does_not_hide_that_another_job_fails(cron_patient: Job) -> No
     cron_patient.connection.execute("select qr_refresh.schedule('live')")
     for job, message in (
         ("", "server restarted"),
-        ("-slow", "ERROR: no"),
-        ("-2", "server restarted"),
+        ("-2", "ERROR: no"),
+        ("-3", "server restarted"),
     ):
         cron_patient.connection.execute(
             "select cron.schedule(%s, '* * * * *', 'CALL qr_refresh.live()')",
@@ -98,9 +98,9 @@ def test_a_restart_does_not_hide_that_another_job_fails(cron_patient: Job) -> No
     assert found["ok"] is False and found["detail"].endswith("ERROR: no")
 
 
-def test_lanes_of_live_mode_are_not_taken_for_second_jobs(cron_patient: Job) -> None:
+def test_workers_of_live_mode_are_not_taken_for_second_jobs(cron_patient: Job) -> None:
     cron_patient.connection.execute("select qr_refresh.unschedule()")
-    for name in ("refresh-qr-codes", "refresh-qr-codes-slow", "refresh-qr-codes-2"):
+    for name in ("refresh-qr-codes", "refresh-qr-codes-2", "refresh-qr-codes-3"):
         cron_patient.connection.execute(
             "select cron.schedule(%s, '* * * * *', 'CALL qr_refresh.live()')", (name,)
         )

@@ -29,22 +29,28 @@ class Client:
         self.process = process
         self.base_url = base_url
         self._names: list[str] = []  # of the calls, by their number
+        self._begun_at: list[float] = []
         self._rest = b""
 
     def begin(self, *names: str, **changed: object) -> None:
         """Hand over a call for each name; `changed` are fields of the call."""
         call: dict[str, object] = {"base_url": self.base_url, "ca_file": None, "timeout": 8.0}
-        call |= {"instance_token": "a-token", "check_state": False, "connect_on_close": True}
+        call |= {"instance_token": "a-token", "may_connect": True, "connect_on_close": True}
+        call |= {"places": 512, "ends_in": 60.0}
         lines = b""
         for name in names:
             numbered = {"id": len(self._names), "instance_name": name} | call | changed
             lines += json.dumps(numbered).encode() + b"\n"
             self._names.append(name)
+            self._begun_at.append(time.time())
         assert self.process.stdin is not None
         self.process.stdin.write(lines)
 
     def take(self, count: int = 1) -> list[Answer]:
-        """Return so many answers, in the order in which they come, each with its name."""
+        """Return so many answers, in the order in which they come, each with its name.
+
+        And with `elapsed`, the seconds since it was begun.
+        """
         assert self.process.stdout is not None
         output = self.process.stdout.fileno()
         ends = time.monotonic() + 30
@@ -54,7 +60,8 @@ class Client:
             if newline:
                 self._rest = rest
                 answer = json.loads(line)
-                answers.append(answer | {"name": self._names[answer["id"]]})
+                elapsed = answer["answered_at"] - self._begun_at[answer["id"]]
+                answers.append(answer | {"name": self._names[answer["id"]], "elapsed": elapsed})
                 continue
             assert select.select([output], [], [], ends - time.monotonic())[0], "no answer in 30 s"
             data = os.read(output, 1 << 20)
@@ -111,8 +118,10 @@ def problems(answers: Sequence[Answer]) -> dict[str, str | None]:
 
 
 @contextlib.contextmanager
-def running_client(base_url: str, prelude: str = "") -> Iterator[Client]:
-    """Start the client as fetch_qr_codes() does; `prelude` is Python that it runs first.
+def running_client(
+    base_url: str, prelude: str = "", *, wait_for_start: bool = True
+) -> Iterator[Client]:
+    """Start the client as qr_refresh.ask() does; `prelude` is Python that it runs first.
 
     However the block ends and whatever is under way: the client ends when its standard input does.
     """
@@ -131,7 +140,10 @@ def running_client(base_url: str, prelude: str = "") -> Iterator[Client]:
     assert process.stdin is not None
     with process:
         try:
-            yield Client(process, base_url)
+            client = Client(process, base_url)
+            if wait_for_start:
+                assert client.ask(ends_in=0)["outcome"] == "not_attempted"
+            yield client
             process.stdin.close()
             assert process.wait(5) == 0, "another status would alarm a postmaster that is process 1"
         finally:

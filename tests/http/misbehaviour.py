@@ -52,8 +52,9 @@ def start_client(job: Job) -> None:
     """Start the client of the job's session, which takes a while."""
     # Nobody listens on port 1.
     row = job.connection.execute(
-        "select outcome, error from qr_refresh.fetch_qr_codes(array['x'], array['x'],"
-        " array['http://127.0.0.1:1'], array[false], array[false], 8, 8, 1, null)"
+        "select outcome, error from qr_refresh.ask(array[(null, 'x', null, 'x',"
+        " 'http://127.0.0.1:1', true, false, now(), null, null, null, null, null, null, null"
+        ")::qr_refresh.attempt], 8, 8)"
     ).fetchone()
     assert row == ("failed", "connection refused")
 

@@ -15,6 +15,7 @@ import pytest
 from simulator import hostile
 from simulator.hostile import Behaviour, HostileServer
 from tests.evolution_api import hostile_server_for
+from tests.http.asking import ASK_ALL, prepare_to_ask
 from tools.backend import (
     NEVER_RESOLVES,
     change_client,
@@ -39,15 +40,6 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "drips headers": hostile.drip_headers,
     "drips the body": hostile.drip_body,
 }
-FETCH = """
-    select * from qr_refresh.fetch_qr_codes(
-        array_fill(%(name)s::text, array[%(count)s::integer]),
-        array_fill('t'::text, array[%(count)s::integer]),
-        array_fill(%(url)s::text, array[%(count)s::integer]),
-        array_fill(false, array[%(count)s::integer]), array_fill(false, array[%(count)s::integer]),
-        60, 60, %(count)s, null
-    )
-"""
 
 
 @dataclass
@@ -186,9 +178,10 @@ def test_two_hundred_hanging_calls_end_as_fast(
     session, watcher = connect(), connect()
     pid = session.info.backend_pid
     hostile_server.behave("shop", hostile.never_answer)
-    arguments = {"name": "shop", "count": MANY, "url": hostile_server.base_url}
+    prepare_to_ask(session, places=MANY)
+    arguments = {"names": ["shop"] * MANY, "url": hostile_server.base_url}
     with ThreadPoolExecutor(1) as executor:
-        run = executor.submit(session.execute, FETCH, arguments)
+        run = executor.submit(session.execute, ASK_ALL, arguments)
         wait_for_requests(hostile_server, MANY)
         client = client_of(watcher, pid)
         begun_at = time.monotonic()
@@ -226,8 +219,9 @@ def test_a_shutdown_ends_hanging_calls_of_every_kind(
             session = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
             if kind == "name":
                 change_client(session, NEVER_RESOLVES)
-            arguments = {"name": kind, "count": 8, "url": urls.get(kind, misbehaving.base_url)}
-            calls.append(executor.submit(session.execute, FETCH, arguments))
+            prepare_to_ask(session)
+            arguments = {"names": [kind] * 8, "url": urls.get(kind, misbehaving.base_url)}
+            calls.append(executor.submit(session.execute, ASK_ALL, arguments))
             pid = session.info.backend_pid
             wait_until(lambda pid=pid: clients(watcher, pid), "the client is there")  # type: ignore[misc]
             client = client_of(watcher, pid)

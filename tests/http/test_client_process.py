@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import psycopg
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from simulator import hostile
 from simulator.hostile import HostileServer
 from tests.evolution_api import hostile_server_for
+from tests.http.asking import ASK_ALL, prepare_to_ask
 from tools.backend import (
     change_client,
     client_of,
@@ -31,19 +31,13 @@ from tools.job import OLD_QR, Connection, Job, install, wait_until
 HANGING = 20
 SESSIONS = 50
 TOKEN = "marker-5b1d77-token"
-FETCH = """
-    select outcome, error, qr_code is not null from qr_refresh.fetch_qr_codes(
-        %(names)s::text[], array_fill('t'::text, array[%(count)s::integer]),
-        array_fill(%(url)s::text, array[%(count)s::integer]),
-        array_fill(false, array[%(count)s::integer]), array_fill(false, array[%(count)s::integer]),
-        %(timeout)s, 60, %(places)s, null
-    )
-"""
+GOOD = ("qr_code", None, True)
 
 
-def arguments(url: str, *names: str, places: int = HANGING, timeout: float = 60) -> dict[str, Any]:
-    count = len(names)
-    return {"names": [*names], "count": count, "url": url, "places": places, "timeout": timeout}
+def asked(session: Connection, url: str, *names: str) -> list[tuple[str, str | None, bool]]:
+    """Ask, and return outcome, error and whether there is a QR code; those that failed last."""
+    rows = session.execute(ASK_ALL, {"names": [*names], "url": url}).fetchall()
+    return sorted(rows, key=lambda row: row[0] == "failed")
 
 
 def kill(watcher: Connection, pid: int) -> None:
@@ -94,17 +88,14 @@ def test_a_client_that_is_killed_fails_its_calls_and_another_goes_on(
     session, watcher = connect(), connect()
     pid = session.info.backend_pid
     hostile_server.behave("hangs", hostile.never_answer)
-    names = ["hangs"] * HANGING + ["good"] * 5
+    prepare_to_ask(session)
     with ThreadPoolExecutor(1) as executor:
-        run = executor.submit(session.execute, FETCH, arguments(hostile_server.base_url, *names))
+        run = executor.submit(asked, session, hostile_server.base_url, *["hangs"] * HANGING)
         wait_for_requests(hostile_server, HANGING)
         former = client_of(watcher, pid)
         kill(watcher, former)
-        rows = run.result(30).fetchall()
-    assert (
-        rows
-        == [("failed", "HTTP client has ended", False)] * HANGING + [("qr_code", None, True)] * 5
-    )
+        assert run.result(30) == [("failed", "HTTP client has ended", False)] * HANGING
+    assert asked(session, hostile_server.base_url, "good") == [GOOD]
     assert client_of(watcher, pid) != former
     wait_until(lambda: hostile_server.open_connections <= 5, "its connections are closed")
 
@@ -128,9 +119,11 @@ def test_a_closed_client_connection_ends_session_and_client_while_calls_hang(
     session, watcher = connect(), connect()
     pid = session.info.backend_pid
     hostile_server.behave("hangs", hostile.never_answer)
+    prepare_to_ask(session)
     session.execute("set client_connection_check_interval = '20 ms'")
     cursor = psycopg.ClientCursor(session)
-    query = cursor.mogrify(FETCH, arguments(hostile_server.base_url, *["hangs"] * HANGING))
+    arguments = {"names": ["hangs"] * HANGING, "url": hostile_server.base_url}
+    query = cursor.mogrify(ASK_ALL, arguments)
     session.pgconn.send_query(query.encode())
     wait_for_requests(hostile_server, HANGING)
     client = client_of(watcher, pid)
@@ -275,15 +268,16 @@ def test_fifty_sessions_come_and_go_and_no_other_ends(own: Server) -> None:
         server.behave("hangs", hostile.never_answer)
         watcher = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
         bystander = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
-        good = arguments(server.base_url, "good")
-        assert bystander.execute(FETCH, good).fetchall() == [("qr_code", None, True)]
+        prepare_to_ask(bystander)
+        assert asked(bystander, server.base_url, "good") == [GOOD]
         kept = client_of(watcher, bystander.info.backend_pid)
 
         def come_and_go(number: int) -> int:
             """Ask, and go: properly, terminated while a call hangs, or after a killed client."""
             with psycopg.connect(own.dsn(), autocommit=True) as session:
                 pid = session.info.backend_pid
-                assert session.execute(FETCH, good).fetchall() == [("qr_code", None, True)]
+                prepare_to_ask(session)
+                assert asked(session, server.base_url, "good") == [GOOD]
                 with psycopg.connect(own.dsn(), autocommit=True) as killer:
                     client = client_of(killer, pid)
                     if number % 3 == 1:
@@ -291,11 +285,11 @@ def test_fifty_sessions_come_and_go_and_no_other_ends(own: Server) -> None:
                         # to whom, where it is process 1, this is the crash of a session.
                         kill(killer, client)
                         wait_until(lambda: is_zombie(killer, client), "it has ended")
-                        assert session.execute(FETCH, good).fetchall() == [("qr_code", None, True)]
+                        assert asked(session, server.base_url, "good") == [GOOD]
                     elif number % 3 == 2:
-                        hanging = arguments(server.base_url, *["hangs"] * 5)
+                        hanging = ["hangs"] * 5
                         with ThreadPoolExecutor(1) as executor:
-                            run = executor.submit(session.execute, FETCH, hanging)
+                            run = executor.submit(asked, session, server.base_url, *hanging)
                             wait_until(
                                 lambda: (
                                     killer.execute(
@@ -314,7 +308,7 @@ def test_fifty_sessions_come_and_go_and_no_other_ends(own: Server) -> None:
             gone = list(executor.map(come_and_go, range(SESSIONS)))
         wait_until_gone(watcher, *gone)
         assert clients(watcher, bystander.info.backend_pid) == [kept]
-        assert bystander.execute(FETCH, good).fetchall() == [("qr_code", None, True)]
+        assert asked(bystander, server.base_url, "good") == [GOOD]
         bystander.close()
         wait_until(lambda: no_client_is_left(watcher), "no client is left")
         log = own.log_text()
@@ -330,8 +324,8 @@ def test_a_killed_backend_takes_its_client_along(own: Server) -> None:
         session = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
         watcher = stack.enter_context(psycopg.connect(own.dsn(), autocommit=True))
         executor = stack.enter_context(ThreadPoolExecutor(1))
-        hanging = arguments(server.base_url, *["hangs"] * HANGING)
-        run = executor.submit(session.execute, FETCH, hanging)
+        prepare_to_ask(session)
+        run = executor.submit(asked, session, server.base_url, *["hangs"] * HANGING)
         wait_for_requests(server, HANGING)
         pid = session.info.backend_pid
         client = client_of(watcher, pid)
@@ -345,8 +339,8 @@ def test_a_killed_backend_takes_its_client_along(own: Server) -> None:
             wait_until(lambda: no_client_is_left(other), "no client is left")
             # The server began again once, for the backend, and not once more for its orphan.
             assert own.log_text().count("terminating any other active server processes") == 1
-            good = arguments(server.base_url, "good")
-            assert other.execute(FETCH, good).fetchall() == [("qr_code", None, True)]
+            prepare_to_ask(other)
+            assert asked(other, server.base_url, "good") == [GOOD]
 
 
 def can_connect(server: Server) -> bool:

@@ -155,7 +155,7 @@ def test_a_name_that_resolves_slowly_ends_at_the_timeout(
 def test_a_call_that_comes_while_the_client_starts_has_its_whole_timeout(
     api: HostileServer,
 ) -> None:
-    with running_client(api.base_url, "import time; time.sleep(1)") as client:
+    with running_client(api.base_url, "import time; time.sleep(1)", wait_for_start=False) as client:
         assert client.ask(timeout=0.8)["outcome"] == "qr_code"
 
 

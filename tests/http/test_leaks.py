@@ -338,7 +338,8 @@ def test_the_table_in_the_way_shows_no_token(hostile_job: Job, ear: Ear) -> None
     hostile_job.connection.execute(
         "alter table qr_refresh.runs add check (report is null) not valid"
     )
-    assert isinstance(ear.call(), psycopg.errors.CheckViolation)
+    # A run that cannot be kept is one nevertheless.
+    assert ear.call() is None
     hostile_job.connection.execute("alter table evolution_instances rename to gone")
     ear.call()
     # The views, which are searched as well, cannot do without it.

@@ -187,7 +187,7 @@ def test_pg_cron_comes_back_after_a_kill_runs_the_job_and_its_history_tells_both
     # pg_cron runs such a job as soon as it has started, also a version that knows no seconds.
     cron.connection.execute("select qr_refresh.schedule('@reboot')")
     breakable.restart()
-    wait_until(lambda: evolution.total_requests == 2 * len(NAMES), "pg_cron runs the job", 30)
+    wait_until(lambda: evolution.total_requests == 4 * len(NAMES), "pg_cron runs the job", 30)
     with contextlib.closing(connection_to(breakable)) as connection:
         running = connection.execute(
             "select pid from pg_stat_activity where query = 'SELECT refresh_qr_codes()'"

@@ -51,7 +51,7 @@ def test_runs_older_than_history_retention_are_deleted_by_the_next_run(job: Job)
     assert job.value("select count(*) from qr_refresh.runs") == 3
 
 
-def test_state_is_kept_for_connecting_instances_only(job: Job) -> None:
+def test_state_is_kept_for_a_day_after_an_instance_has_left(job: Job) -> None:
     job.add("stays")
     job.add("connects")
     job.run()
@@ -60,8 +60,15 @@ def test_state_is_kept_for_connecting_instances_only(job: Job) -> None:
         " where instance_name = 'connects'"
     )
     job.run()
-    names = job.value("select array_agg(instance_name) from qr_refresh.instance_state")
-    assert names == ["stays"]
+    names = "select array_agg(instance_name order by instance_name) from qr_refresh.instance_state"
+    assert job.value(f"{names} where left_at is null") == ["stays"]
+    # What it showed is remembered for a day, since the server may hand it out again.
+    assert job.value(names) == ["connects", "stays"]
+    left_at = "update qr_refresh.instance_state set left_at = left_at - interval '{} hours'"
+    for hours, known in ((23, ["connects", "stays"]), (2, ["stays"])):
+        job.connection.execute(left_at.format(hours).encode())
+        job.run()
+        assert job.value(names) == known
 
 
 def test_no_table_of_ours_holds_a_token_or_a_picture(job: Job) -> None:

@@ -29,9 +29,13 @@ SOURCES = {
         AS_TRIGGER.format("evolution_instances"),
         "Database update failed for shop (SQLSTATE P0001)",
     ),
-    "remembering": (
+    "noticing": (
         AS_TRIGGER.format("qr_refresh.instance_state"),
-        "State of instances not recorded (SQLSTATE P0001)",
+        "Error fetching instances (SQLSTATE P0001)",
+    ),
+    "keeping the run": (
+        AS_TRIGGER.format("qr_refresh.runs"),
+        "History not kept (SQLSTATE P0001)",
     ),
 }
 
@@ -51,17 +55,15 @@ def test_an_errors_own_text_is_not_in_the_log(job: Job, server: Server, source: 
 
 def test_the_text_of_what_ends_a_tick_is_not_in_the_log(job: Job, server: Server) -> None:
     job.add("shop")
-    # What forgets instances is not expected to fail: the whole tick does.
     job.connection.execute(
         (
             RAISE.format("trigger")
-            + "create trigger fails before delete on qr_refresh.instance_state"
+            + "create trigger fails before insert on qr_refresh.instance_state"
             " for each statement execute function fails()"
         ).encode()
     )
     progress = job.value(
-        "select qr_refresh.live_tick("
-        "'fast', 1, 1, jsonb_build_object('begun_at', clock_timestamp()))"
+        "select qr_refresh.live_tick(1, 1, jsonb_build_object('begun_at', clock_timestamp()))"
     )
     assert progress["failed_ticks"] == 1
     lines = log_lines(server, job)

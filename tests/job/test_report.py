@@ -343,7 +343,7 @@ def test_a_token_that_cannot_be_sent_is_refused_unquoted(
     }
     assert "ecret" not in json.dumps(report)
     assert job.row("good").qr_code is not None
-    assert [request.instance_name for request in job.simulator.requests] == ["good"]
+    assert {request.instance_name for request in job.simulator.requests} == {"good"}
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "x" * 256], ids=["empty", ".", "..", "256"])
@@ -354,7 +354,7 @@ def test_a_name_that_cannot_be_a_path_segment_is_refused(job: Job, name: str) ->
         f"Failed to fetch QR for {name}: instance name cannot be part of a URL"
     )
     assert job.row("good").qr_code is not None
-    assert [request.instance_name for request in job.simulator.requests] == ["good"]
+    assert {request.instance_name for request in job.simulator.requests} == {"good"}
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,9 @@ def test_at_most_max_concurrency_calls_are_under_way(job: Job, most: int) -> Non
 def test_the_request_carries_the_instances_own_token(job: Job) -> None:
     job.add("shop")
     job.run()
-    (request,) = job.simulator.requests
-    assert request.path == "/instance/connect/shop"
-    assert request.headers["apikey"] == "token-of-0"
-    assert "authorization" not in request.headers
+    state, connect = job.simulator.requests
+    assert state.path == "/instance/connectionState/shop"
+    assert connect.path == "/instance/connect/shop"
+    for request in (state, connect):
+        assert request.headers["apikey"] == "token-of-0"
+        assert "authorization" not in request.headers

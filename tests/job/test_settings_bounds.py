@@ -15,6 +15,7 @@ EDGES: dict[str, tuple[list[object], list[object]]] = {
     "max_concurrency": ([1, 256], [0, 257]),
     "qr_lifetime": (["1 s", "1 hour"], ["0.999 s", "1 hour 1 ms"]),
     "history_retention": (["1 hour", "10 years"], ["59 minutes 59.999 s", "10 years 1 ms"]),
+    "give_up_after": (["5 minutes", None], ["4 minutes 59.999 s"]),
     "alert_after": (["1 minute", "1 day"], ["59.999 s", "1 day 1 ms"]),
     "log_detail": (["instance", "cycle", "off"], ["Instance", "cycles", ""]),
     "ca_file": (["/a", None], ["/", "a", "/a\t"]),

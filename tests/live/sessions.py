@@ -12,7 +12,7 @@ from tools.job import Connection, Job
 
 
 @contextlib.contextmanager
-def live(job: Job, connect: Callable[[], Connection], lane: str = "fast") -> Iterator[Connection]:
+def live(job: Job, connect: Callable[[], Connection], worker: int = 1) -> Iterator[Connection]:
     """Call live() in a session of its own, minute after minute, while the block lasts."""
     session = connect()
     stopping = threading.Event()
@@ -21,7 +21,7 @@ def live(job: Job, connect: Callable[[], Connection], lane: str = "fast") -> Ite
     def call_again_and_again() -> None:
         while not stopping.is_set():
             try:
-                session.execute("call qr_refresh.live(%s)", (lane,))
+                session.execute("call qr_refresh.live(%s, %s)", (worker, max(worker, 1)))
             except psycopg.errors.QueryCanceled:
                 if not stopping.is_set():
                     raise

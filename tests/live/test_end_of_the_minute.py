@@ -32,29 +32,23 @@ def test_a_minute_ends_one_second_before_the_next_one(
     assert job.value(length, begun, ends) is True
 
 
-@pytest.mark.parametrize(("seconds", "wait", "goes_on"), [(9, 0, True), (10.1, 0, False)])
-def test_a_tick_asks_nobody_once_the_minute_is_over(
-    job: Job, seconds: float, wait: float, goes_on: bool
+@pytest.mark.parametrize(
+    ("seconds", "goes_on", "asked"), [(8, True, 1), (9.6, True, 0), (10.1, False, 0)]
+)
+def test_a_tick_asks_nobody_once_the_minute_is_over_or_about_to_be(
+    job: Job, seconds: float, goes_on: bool, asked: int
 ) -> None:
-    progress = tick_of_ten_seconds(job, seconds, wait)
-    assert (progress is not None) is goes_on
-    # The first tick had asked nobody.
-    assert bool(job.simulator.total_requests) is goes_on
-    assert job.value("select count(*) from qr_refresh.runs") == (0 if goes_on else 1)
-
-
-def test_a_minute_that_ends_while_a_tick_waits_is_over(job: Job) -> None:
-    assert tick_of_ten_seconds(job, 9.7, wait=0.5) is None
-    assert job.simulator.total_requests == 0
-
-
-def tick_of_ten_seconds(job: Job, seconds: float, wait: float) -> object:
-    """Let a tick come so many seconds after the beginning of a minute that takes ten."""
+    """Ten seconds make a minute here."""
     job.connection.execute(
         "create or replace function qr_refresh.minute_ends_at(begun_at timestamptz)"
         " returns timestamptz language sql as $$ select begun_at + interval '10 seconds' $$"
     )
     job.add("shop")
     begun_at = job.value("select (clock_timestamp() - make_interval(secs => %s))::text", seconds)
-    progress = json.dumps({"ticks": 1, "wait": wait, "begun_at": begun_at})
-    return job.value("select qr_refresh.live_tick('fast', 1, 1, %s)", progress)
+    progress = json.dumps({"ticks": 1, "begun_at": begun_at})
+    found = job.value("select qr_refresh.live_tick(1, 1, %s)", progress)
+    assert (found is not None) is goes_on
+    assert (found or {"under_way": 0})["under_way"] == asked
+    assert job.value("select count(*) from qr_refresh.runs") == (0 if goes_on else 1)
+    if not asked:
+        assert job.simulator.total_requests == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
@@ -73,79 +74,92 @@ def test_a_second_live_leaves_at_once(job: Job, connect: Callable[[], Connection
         other.execute("set statement_timeout = '5 s'")
         # Between two ticks there is a moment without the lock: then the first one leaves.
         other.execute("call qr_refresh.live()")
-        # The slow lane is another matter.
+        # Another worker is another matter.
         with pytest.raises(psycopg.errors.QueryCanceled):
             other.execute("set statement_timeout = '1 s'")
-            other.execute("call qr_refresh.live('slow')")
+            other.execute("call qr_refresh.live(2, 2)")
 
 
 def test_live_that_leaves_at_once_keeps_no_run(job: Job, connect: Callable[[], Connection]) -> None:
     with connect().transaction() as transaction:
         transaction.connection.execute(
-            "select pg_advisory_xact_lock(hashtextextended('qr_refresh.live:fast:1', 0))"
+            "select pg_advisory_xact_lock(hashtextextended('qr_refresh.live:1', 0))"
         )
         job.connection.execute("call qr_refresh.live()")
     assert job.value("select count(*) from qr_refresh.runs") == 0
 
 
-def test_live_waits_until_somebody_is_due_and_for_a_second_at_most(job: Job) -> None:
-    def wait_after_a_tick(lane: str = "fast", worker: int = 1, workers: int = 1) -> float:
-        progress = job.value("select qr_refresh.live_tick(%s, %s, %s, null)", lane, worker, workers)
-        return float(progress["wait"])
+def test_a_tick_waits_until_somebody_is_due_and_for_a_second_at_most(job: Job) -> None:
+    progress: dict[str, Any] = {}
 
-    job.add_row("done", status="connected")
-    assert wait_after_a_tick() == 1, "nothing is connecting"
+    def tick() -> float:
+        """Do a tick, and return how long it took."""
+        nonlocal progress
+        begun_at = time.monotonic()
+        progress = job.value("select qr_refresh.live_tick(1, 1, %s)", json.dumps(progress))
+        return time.monotonic() - begun_at
+
+    def due_in(seconds: float) -> None:
+        job.connection.execute(
+            "update qr_refresh.instance_state"
+            " set next_attempt_at = clock_timestamp() + make_interval(secs => %s)",
+            (seconds,),
+        )
+
     job.add("shop")
-    assert wait_after_a_tick() == 0.1, "something was due"
-    assert wait_after_a_tick() == 1, "nothing is due for a while"
-    due_in = (
-        "update qr_refresh.instance_state"
-        " set next_attempt_at = clock_timestamp() + make_interval(secs => %s), is_slow = %s"
-    )
-    for seconds in (0.6, 0.02):
-        job.connection.execute(due_in, (seconds, False))
-        assert 0.1 <= wait_after_a_tick() <= max(0.1, seconds)
-    # What is due for others is nothing to wait for.
-    job.connection.execute(due_in, (0, True))
-    assert wait_after_a_tick() == 1
-    assert sorted(wait_after_a_tick("slow", worker, 2) for worker in (1, 2)) == [0.1, 1]
+    tick()
+    assert progress["under_way"] == 1
+    while progress["under_way"]:
+        tick()
+    assert job.row("shop").qr_code is not None
+    # Whoever looks whether somebody has begun to connect comes first.
+    progress["looks_at"] = job.value("select (clock_timestamp() + interval '1 minute')::text")
+    due_in(30)
+    assert 0.9 < tick() < 2, "nobody is due for a while"
+    due_in(0.3)
+    assert 0.2 < tick() < 0.9, "somebody is"
+    tick()
+    assert progress["under_way"] == 1
 
 
 def test_ticks_that_fail_are_counted_and_the_next_one_comes_a_second_later(job: Job) -> None:
     def tick_after(progress: dict[str, object] | None) -> dict[str, object]:
-        # As if it had waited already, and whatever the time: no minute is over in between.
-        now = job.value("select clock_timestamp()::text")
-        begun = json.dumps((progress or {}) | {"wait": 0, "begun_at": now})
-        found: dict[str, object] = job.value("select qr_refresh.live_tick('fast', 1, 1, %s)", begun)
-        return found
+        """Do a tick, and those that take what it has asked."""
+        while True:
+            # Whatever the time: no minute is over in between.
+            now = job.value("select clock_timestamp()::text")
+            begun = json.dumps((progress or {}) | {"begun_at": now, "looks_at": None})
+            progress = job.value("select qr_refresh.live_tick(1, 1, %s)", begun)
+            assert progress is not None
+            if not progress["under_way"]:
+                return progress
 
     def counts_of_the_minute(progress: dict[str, object]) -> dict[str, object]:
         """Let the minute be over, and return what is kept of it."""
         job.connection.execute("delete from qr_refresh.runs")
         begun_at = job.value("select (now() - interval '90 seconds')::text")
-        over = json.dumps(progress | {"wait": 0, "begun_at": begun_at})
-        assert job.value("select qr_refresh.live_tick('fast', 1, 1, %s)", over) is None
+        over = json.dumps(progress | {"begun_at": begun_at})
+        assert job.value("select qr_refresh.live_tick(1, 1, %s)", over) is None
         found: dict[str, object] = job.value("select report from qr_refresh.runs")
         return found
 
     job.add("shop")
     job.add("broken").answer_with = error_answer(500, "Internal Server Error", "boom")
     job.connection.execute("alter table evolution_instances rename to gone")
+    begun_at = time.monotonic()
     progress = tick_after(None)
-    assert progress["wait"] == 1
+    assert time.monotonic() - begun_at >= 1
     job.connection.execute("alter table gone rename to evolution_instances")
     job.connection.execute("alter table qr_refresh.instance_state rename reconnects to r")
     progress = tick_after(progress)
-    assert progress["wait"] == 1
     minute = counts_of_the_minute(progress)
     assert (minute["success"], minute["ticks"], minute["failed_ticks"]) == (False, 2, 2)
     job.connection.execute("alter table qr_refresh.instance_state rename r to reconnects")
     for _ in range(2):
         progress = tick_after(progress)
         job.connection.execute("update qr_refresh.instance_state set next_attempt_at = now()")
-        job.connection.execute("update qr_refresh.instance_state set is_slow = false")
     minute = counts_of_the_minute(progress)
-    assert (minute["success"], minute["ticks"], minute["failed_ticks"]) == (True, 4, 2)
+    assert (minute["success"], minute["failed_ticks"]) == (True, 2)
     counts = ("qr_updated", "total_instances", "refreshed", "failed")
     # The second time the QR code was there already.
     assert [minute[count] for count in counts] == [1, 4, 2, 2]
@@ -165,7 +179,7 @@ def test_live_survives_a_tick_that_fails(
         wait_until(lambda: job.row("shop").qr_code, "the next tick works")
 
 
-@pytest.mark.parametrize("arguments", ["'medium'", "null", "'fast', 0, 1", "'fast', 3, 2"])
+@pytest.mark.parametrize("arguments", ["null", "0, 1", "3, 2", "1, null"])
 def test_live_refuses_arguments_that_make_no_sense(job: Job, arguments: str) -> None:
     with pytest.raises(psycopg.Error) as caught:
         job.connection.execute(f"call qr_refresh.live({arguments})".encode())

@@ -113,9 +113,9 @@ def test_each_evolution_server_is_judged_by_itself(job: Job) -> None:
             (server, name),
         )
         job.connection.execute(
-            "insert into qr_refresh.instance_state (instance_name, attempted_at, outcome)"
-            " values (%s, now(), %s)",
-            (name, outcome),
+            "insert into qr_refresh.instance_state (instance, instance_name, attempted_at, outcome)"
+            " values (qr_refresh.instance_key(%s, %s, 'a-token'), %s, now(), %s)",
+            (server, name, name, outcome),
         )
     details = [r["detail"] for r in rows(job, "alerts") if r["alert"] == "server_unreachable"]
     assert details == ["none of 1 instances got an answer of Evolution server north: timeout"]
@@ -134,87 +134,63 @@ def test_a_job_without_a_run_is_late(job: Job) -> None:
     assert alerts(job) == {"job_late"}
 
 
-def test_the_slow_lane_does_not_hide_that_the_fast_one_stands_still(job: Job) -> None:
-    job.run()
-    age_runs(job, "6 minutes")
-    minute = "select qr_refresh.record_run(58, null, jsonb_build_object('success', true,"
-    minute += " 'mode', 'live', 'lane', %s::text, 'ticks', 9, 'refreshed', 0, 'failed', 0))"
-    job.connection.execute(minute.encode(), ("slow",))
-    assert alerts(job) == {"job_late"}
-    assert row(job, "metrics")["last_run_age_seconds"] > 300
-    job.connection.execute(minute.encode(), ("fast",))
-    assert alerts(job) == set()
-    assert row(job, "metrics")["last_run_age_seconds"] < 60
-
-
-def keep_minutes(job: Job, lane: str, worker: int, workers: int, ago: Iterable[int]) -> None:
-    """Keep what a lane of live mode has done in minutes that ended so many minutes ago."""
+def keep_minutes(job: Job, worker: int, workers: int, ago: Iterable[int]) -> None:
+    """Keep what a worker of live mode has done in minutes that ended so many minutes ago."""
     job.connection.execute(
         "insert into qr_refresh.runs (started_at, finished_at, refreshed, failed, report)"
         " select now() - make_interval(mins => n + 1), now() - make_interval(mins => n), 0, 0,"
-        " jsonb_build_object('success', true, 'mode', 'live', 'lane', %s::text,"
+        " jsonb_build_object('success', true, 'mode', 'live',"
         " 'worker', %s::integer, 'workers', %s::integer) from unnest(%s::integer[]) as n"
         " order by n desc",
-        (lane, worker, workers, list(ago)),
+        (worker, workers, list(ago)),
     )
 
 
-def late_lanes(job: Job) -> list[str]:
+def late(job: Job) -> list[str]:
     return [r["detail"] for r in rows(job, "alerts") if r["alert"] == "job_late"]
 
 
-@pytest.mark.parametrize(
-    ("still", "detail"),
-    [
-        (("slow", 1), "no run of the slow lane of live mode for over 00:05:30"),
-        (("fast", 1), "no run of worker 1 of 3 of live mode for over 00:05:00"),
-        (("fast", 3), "no run of worker 3 of 3 of live mode for over 00:05:00"),
-    ],
-)
-def test_a_lane_of_live_mode_that_stands_still_is_late_though_the_others_go_on(
-    job: Job, still: tuple[str, int], detail: str
+@pytest.mark.parametrize("still", [1, 3])
+def test_a_worker_of_live_mode_that_stands_still_is_late_though_the_others_go_on(
+    job: Job, still: int
 ) -> None:
-    lanes = [("slow", 1), *(("fast", n) for n in (1, 2, 3))]
-    for lane, worker in lanes:
-        keep_minutes(job, lane, worker, 3, range(7, 20))
-    for lane, worker in lanes:
-        if (lane, worker) != still:
-            keep_minutes(job, lane, worker, 3, range(7))
+    for worker in (1, 2, 3):
+        keep_minutes(job, worker, 3, range(7, 20))
+    for worker in (1, 2, 3):
+        if worker != still:
+            keep_minutes(job, worker, 3, range(7))
     (alert,) = rows(job, "alerts")
+    detail = f"no run of worker {still} of 3 of live mode for over 00:05:00"
     assert (alert["alert"], alert["detail"]) == ("job_late", detail)
     assert alert["since"] == job.value(
-        "select max(finished_at) from qr_refresh.runs"
-        " where report ->> 'lane' = %s and report -> 'worker' = to_jsonb(%s)",
-        *still,
+        "select max(finished_at) from qr_refresh.runs where report -> 'worker' = to_jsonb(%s)",
+        still,
     )
-    keep_minutes(job, *still, 3, [0])
+    keep_minutes(job, still, 3, [0])
     assert rows(job, "alerts") == []
 
 
 def test_a_worker_that_never_began_is_late_once_the_others_have_had_the_time(job: Job) -> None:
     for workers, ago in ((1, range(4, 20)), (2, range(4))):
-        for lane in ("slow", "fast"):
-            keep_minutes(job, lane, 1, workers, ago)
-    assert late_lanes(job) == [], "there have been two for four minutes"
+        keep_minutes(job, 1, workers, ago)
+    assert late(job) == [], "there have been two for four minutes"
     age_runs(job, "2 minutes")
-    for lane in ("slow", "fast"):
-        keep_minutes(job, lane, 1, 2, [1, 0])
-    assert late_lanes(job) == ["no run of worker 2 of 2 of live mode for over 00:05:00"]
+    keep_minutes(job, 1, 2, [1, 0])
+    assert late(job) == ["no run of worker 2 of 2 of live mode for over 00:05:00"]
 
 
-def test_live_mode_that_has_been_left_has_no_late_lanes(job: Job) -> None:
-    for lane in ("slow", "fast"):
-        keep_minutes(job, lane, 1, 1, range(4, 20))
+def test_live_mode_that_has_been_left_has_no_late_workers(job: Job) -> None:
+    keep_minutes(job, 1, 1, range(4, 20))
     for _ in range(4):
         job.run()
-        assert late_lanes(job) == []
+        assert late(job) == []
         age_runs(job, "1 minute")
 
 
 def test_a_minute_of_live_mode_says_how_many_workers_there_are(job: Job) -> None:
     begun_at = job.value("select (now() - interval '90 seconds')::text")
     over = json.dumps({"ticks": 1, "begun_at": begun_at})
-    assert job.value("select qr_refresh.live_tick('fast', 2, 3, %s)", over) is None
+    assert job.value("select qr_refresh.live_tick(2, 3, %s)", over) is None
     report = job.value("select report from qr_refresh.runs")
     assert (report["worker"], report["workers"]) == (2, 3)
 

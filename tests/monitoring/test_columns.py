@@ -30,6 +30,7 @@ def now(job: Job) -> datetime:
 def remember(job: Job, name: str, outcome: str, now: datetime, **columns: Any) -> None:
     """Add an instance, and what the job knows of it; moments are in seconds before now."""
     written = columns.pop("last_qr_update", None)
+    server = columns.pop("evolution_server", None)
     job.connection.execute(
         "insert into evolution_instances (instance_name, instance_token, instance_status, qr_code,"
         " last_qr_update, evolution_server) values (%s, 'token', 'connecting', %s, %s, %s)",
@@ -37,7 +38,7 @@ def remember(job: Job, name: str, outcome: str, now: datetime, **columns: Any) -
             name,
             None if written is None else "a QR code",
             None if written is None else now - seconds(written),
-            columns.pop("evolution_server", None),
+            server,
         ),
     )
     moments = {"attempted_at", "next_attempt_at", "known_since", "qr_first_seen_at"}
@@ -45,6 +46,9 @@ def remember(job: Job, name: str, outcome: str, now: datetime, **columns: Any) -
     columns = {
         key: now - seconds(value) if key in moments else value for key, value in columns.items()
     } | {"instance_name": name, "outcome": outcome}
+    columns["instance"] = job.value(
+        "select qr_refresh.instance_key(%s::text, %s::text, 'token')", server, name
+    )
     values = ", ".join(f"%({key})s" for key in columns)
     job.connection.execute(
         f"insert into qr_refresh.instance_state ({', '.join(columns)}) values ({values})".encode(),
@@ -94,7 +98,7 @@ def test_each_column_of_status_of_an_instance_that_fails(job: Job, now: datetime
         qr_first_seen_at=302,
         qr_changed_after=308,
         failures=5,
-        is_slow=True,
+        queue="failing",
     )
     status = row(job, "status")
     assert status.pop("is_slow") is True

@@ -13,12 +13,12 @@ from tools.job import Connection, Job, value_of
 # What a person, a monitor or pg_cron calls.
 CALLS = {
     "refresh_qr_codes": "select refresh_qr_codes()",
-    "live_tick": "select qr_refresh.live_tick('fast', 1, 1, null)",
+    "live_tick": "select qr_refresh.live_tick(1, 1, null)",
     "show_qr": "select qr_refresh.show_qr('shop')",
     "active_alerts": "select * from qr_refresh.active_alerts()",
     "connecting_instances": "select * from qr_refresh.connecting_instances()",
     "cron_jobs": "select * from qr_refresh.cron_jobs()",
-    "late_lanes": "select * from qr_refresh.late_lanes()",
+    "late_workers": "select * from qr_refresh.late_workers()",
     "doctor": "select * from qr_refresh.doctor()",
 }
 
@@ -53,7 +53,7 @@ def test_every_function_that_others_may_call_is_tested(job: Job) -> None:
         " and proowner = 'qr_refresh_owner'::regrole and prokind = 'f'"
         " and has_function_privilege('service_role', oid, 'execute')"
     )
-    assert set(callable_) == set(CALLS) - {"late_lanes", "doctor"}
+    assert set(callable_) == set(CALLS) - {"late_workers", "doctor"}
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -61,7 +61,7 @@ def test_every_function_that_others_may_call_is_tested(job: Job) -> None:
 def test_to_read_a_view_costs_far_less_than_what_is_compiled(
     job: Job, view: str, is_analyzed: bool
 ) -> None:
-    # A week of live mode with two lanes, and many instances.
+    # A week of live mode with two workers, and many instances.
     job.connection.execute(
         "insert into qr_refresh.runs (started_at, finished_at, refreshed, failed, report)"
         " select now() - make_interval(mins => n), now() - make_interval(mins => n - 1), 1, 0,"

@@ -76,9 +76,10 @@ def test_a_qr_that_could_not_be_stored_is_not_live(job: Job) -> None:
 def test_status_shows_what_live_mode_knows(job: Job) -> None:
     job.add_row("shop")
     job.connection.execute(
-        "insert into qr_refresh.instance_state (instance_name, attempted_at, outcome, error,"
-        " failures, next_attempt_at, is_slow) values ('shop', now(), 'failed', '404 Not Found',"
-        " 7, now() + interval '1 minute', true)"
+        "insert into qr_refresh.instance_state (instance, instance_name, attempted_at, outcome,"
+        " error, failures, next_attempt_at, queue) values ("
+        "qr_refresh.instance_key(null, 'shop', 'a-token'), 'shop', now(), 'failed',"
+        " '404 Not Found', 7, now() + interval '1 minute', 'failing')"
     )
     shop = row(job, "status")
     assert (shop["last_error"], shop["failures"], shop["is_slow"]) == ("404 Not Found", 7, True)

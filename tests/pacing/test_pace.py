@@ -50,7 +50,9 @@ def test_after_a_few_qr_codes_a_new_one_is_stored_soon_after_it_comes_with_few_c
         job.let_time_pass(
             max(0, job.value(state.format("next_attempt_at - clock_timestamp()"))) + 0.001
         )
-    assert max(calls for calls, _, _ in found) <= 5, found
+    # Until one is seen to come, nobody knows when that will be.
+    assert found[1][0] <= 12, found
+    assert max(calls for calls, _, _ in found[2:]) <= 5, found
     # A quarter each time: 9.1, 2.4, 0.7, 0.3 seconds, and a little for what the calls take.
     assert all(late < 1 and interval < 0.6 for _, late, interval in found[3:]), found
     # Who asks in between does not change when the next one is expected.

@@ -8,11 +8,10 @@ from itertools import pairwise
 
 import pytest
 
-from simulator import Simulator, Trouble
-from simulator.answers import qr_answer
+from simulator import Simulator, Trouble, json_answer
 from simulator.instance import CONNECT_SLEEP
 from tests.http.misbehaviour import start_client
-from tools.job import Connection, Job, wait_until
+from tools.job import OLD_QR, Connection, Job, wait_until
 
 
 @pytest.fixture
@@ -21,34 +20,100 @@ def quick_connect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONNECT_SLEEP, "v2", 0.05)
 
 
-def test_after_an_answer_without_a_qr_the_state_is_asked_first(
-    job: Job, simulator: Simulator
-) -> None:
-    job.add("shop", qr_delay=1000)
-    job.run()
-    job.run()
-    assert simulator.routes_of("shop") == ["connect", "connectionState", "connect"]
+def connects(simulator: Simulator, name: str) -> int:
+    return simulator.routes_of(name).count("connect")
 
 
-def test_a_run_each_minute_asks_for_no_state_as_long_as_there_is_a_new_qr_each_time(
-    job: Job, simulator: Simulator
-) -> None:
+def test_the_state_is_asked_before_each_connect(job: Job, simulator: Simulator) -> None:
     job.add("shop")
     for _ in range(3):
         job.run()
-        job.let_time_pass(60)
-    assert simulator.routes_of("shop") == ["connect"] * 3
+        job.let_time_pass(12)
+        job.tick()
+    assert simulator.routes_of("shop") == ["connectionState", "connect"] * 6
 
 
-def test_live_mode_leaves_a_new_instance_that_is_closed_to_the_slow_lane(
+def test_an_instance_that_has_never_had_a_qr_code_is_connected_at_once(
     job: Job, simulator: Simulator
 ) -> None:
     instance = job.add("shop", state="close")
-    job.tick_in_both_lanes()
-    # Such a connect takes two seconds, for which the fast lane has no time.
-    assert simulator.routes_of("shop") == ["connectionState", "connectionState", "connect"]
+    job.tick()
     assert instance.sockets_opened == 1
     assert job.row("shop").qr_code is not None
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["run", "live"])
+def test_one_that_had_a_qr_code_is_connected_after_it_was_closed_for_five_seconds(
+    job: Job, simulator: Simulator, plain: bool
+) -> None:
+    instance = job.add("shop")
+
+    def ask() -> None:
+        if plain:
+            job.run()
+        else:
+            job.tick()
+
+    ask()
+    instance.logout()
+    job.let_time_pass(46)
+    for _ in range(4):
+        ask()
+        job.let_time_pass(1.2)
+    assert instance.sockets_opened == 0, "WhatsApp may be about to open its next socket"
+    job.let_time_pass(1.2)
+    ask()
+    assert instance.sockets_opened == 1
+
+
+def test_a_row_with_a_qr_code_of_former_times_is_not_taken_for_a_new_one(
+    job: Job, simulator: Simulator
+) -> None:
+    instance = job.add("shop", state="close", qr_code=OLD_QR)
+    job.tick()
+    assert instance.sockets_opened == 0
+    job.let_time_pass(5.5)
+    job.tick()
+    assert instance.sockets_opened == 1
+
+
+def test_being_closed_for_a_moment_now_and_then_adds_up_to_nothing(
+    job: Job, simulator: Simulator
+) -> None:
+    instance = job.add("shop")
+    job.tick()
+    for _ in range(4):
+        job.let_time_pass(46)
+        instance.answer_state_with = json_answer({"instance": {"state": "close"}})
+        job.tick()
+        instance.answer_state_with = None
+        job.let_time_pass(2)
+        job.tick()
+    assert job.value("select reconnects from qr_refresh.instance_state") == 0
+    assert instance.sockets_opened == 0
+
+
+def test_after_a_scan_nothing_but_the_state_is_asked_for_a_minute(
+    job: Job, simulator: Simulator
+) -> None:
+    instance = job.add("shop")
+    job.tick()
+    # Ten seconds after it came nothing else ends a QR code.
+    instance.answer_state_with = json_answer({"instance": {"state": "close"}})
+    job.let_time_pass(10)
+    job.tick()
+    asked = connects(simulator, "shop")
+    for state in ("close", "connecting", "close"):
+        instance.answer_state_with = json_answer({"instance": {"state": state}})
+        for _ in range(3):
+            job.let_time_pass(6)
+            job.run()
+            job.tick()
+    assert connects(simulator, "shop") == asked
+    instance.answer_state_with = None
+    job.let_time_pass(20)
+    job.tick()
+    assert connects(simulator, "shop") == asked + 1
 
 
 def test_two_sessions_that_ask_at_once_open_one_socket(
@@ -63,95 +128,54 @@ def test_two_sessions_that_ask_at_once_open_one_socket(
             start_client(Job(session, simulator))
         run = executor.submit(first.execute, "select refresh_qr_codes('shop')")
         wait_until(lambda: simulator.requests_of("shop"), "the first one is in its call")
-        assert job.run()["total_instances"] == 1
-        job.tick_in_both_lanes()
+        (result,) = job.run()["results"]
+        assert result["error"] == "Instance changed during the run"
+        job.tick()
         assert not run.done()
         run.result(10)
-    job.tick_in_both_lanes()
+    job.tick()
     assert instance.sockets_opened == 1
 
 
-def test_somebody_who_asks_again_and_again_opens_one_socket(job: Job, simulator: Simulator) -> None:
-    job.set(request_timeout="8 s")
-    old = job.add("shop")
-    job.run()
-    # The used QR code is handed out with status 200 on state close, too.
-    simulator.scan("shop")
-    simulator.logout("shop")
-    old.stale_for = 1000
-    for _ in range(3):
+def test_who_asks_for_an_instance_that_live_mode_is_connecting_opens_no_second_socket(
+    job: Job, simulator: Simulator, quick_connect: None
+) -> None:
+    instance = job.add("shop", state="close")
+    job.look()
+    handed_over = job.value("select under_way from qr_refresh.refresh_due(1, 1)")
+    assert handed_over == 1
+    # Its answer has come, and nobody has taken it.
+    wait_until(lambda: instance.sockets_opened, "live mode connects it")
+    instance.lose_whatsapp()
+    job.run("shop")
+    assert instance.sockets_opened == 1
+
+
+def test_somebody_who_asks_again_and_again_opens_one_socket(
+    job: Job, simulator: Simulator, quick_connect: None
+) -> None:
+    simulator.start_outage()
+    instance = job.add("shop", state="close")
+    for _ in range(5):
         job.run("shop")
-    assert old.sockets_opened == 1
+        job.let_time_pass(6)
+    assert instance.sockets_opened == 1
 
 
 def test_a_server_that_hangs_has_opened_no_socket(job: Job, simulator: Simulator) -> None:
     instance = job.add("shop", state="close")
     instance.answer_with = instance.answer_state_with = Trouble.HANG
     job.set(request_timeout="300 ms")
-    job.tick_in_both_lanes()
-    # Both lanes have asked, and it counts once.
-    assert job.value("select failures from qr_refresh.instance_state") == 1
-    for _ in range(2):
+    for failures in (1, 2, 3):
+        job.tick()
+        assert job.value("select failures from qr_refresh.instance_state") == failures
         job.let_time_pass(30)
-        job.tick_in_both_lanes()
     assert job.value("select reconnects from qr_refresh.instance_state") == 0
     instance.answer_with = instance.answer_state_with = None
     job.set(request_timeout="8 s")
     job.let_time_pass(60)
-    job.tick_in_both_lanes()
+    job.tick()
     assert job.row("shop").qr_code is not None
-
-
-def test_as_long_as_its_qr_changes_in_time_an_instance_is_not_asked_for_its_state(
-    job: Job, simulator: Simulator
-) -> None:
-    job.add("shop")
-    job.tick_in_both_lanes()
-    for _ in range(120):
-        job.let_time_pass(0.5)
-        job.tick_in_both_lanes()
-    assert simulator.routes_of("shop").count("connectionState") == 1  # the first time
-
-
-def test_a_qr_that_does_not_change_in_time_has_the_state_asked(
-    job: Job, simulator: Simulator
-) -> None:
-    instance = job.add("shop")
-    job.tick_in_both_lanes()
-    instance.answer_with = qr_answer(instance.qr)
-    for _ in range(2):
-        job.let_time_pass(22.6)
-        job.tick_in_both_lanes()
-    # Now it should have changed a moment ago.
-    assert simulator.routes_of("shop") == ["connectionState", "connect", "connect", "connect"]
-    job.let_time_pass(10)
-    job.tick_in_both_lanes()
-    assert simulator.routes_of("shop")[4:] == ["connectionState", "connect"]
-
-
-def test_a_connect_that_is_cut_short_has_the_state_asked_until_a_new_qr_comes(
-    job: Job, simulator: Simulator
-) -> None:
-    instance = job.add("shop")
-    job.run()
-
-    def asked_after(seconds: float) -> list[str]:
-        job.let_time_pass(seconds)
-        before = len(simulator.routes_of("shop"))
-        job.tick_in_both_lanes()
-        return simulator.routes_of("shop")[before:]
-
-    answers = iter([Trouble.HANG])
-    instance.answer_with = lambda _: next(answers, None)
-    # It may have opened a socket: nobody knows. The slow lane asks with care.
-    assert asked_after(20) == ["connect", "connectionState", "connect"]
-    assert asked_after(10) == ["connectionState", "connect"]
-    stored = job.row("shop").qr_code
-    assert asked_after(15) == ["connectionState", "connect"]
-    assert job.row("shop").qr_code != stored
-    # That one says that the socket lives.
-    job.connection.execute("update evolution_instances set qr_code = null")
-    assert asked_after(2) == ["connect"]
 
 
 def test_an_instance_that_gets_no_qr_after_a_reconnect_is_asked_less_and_less_often(
@@ -160,14 +184,16 @@ def test_an_instance_that_gets_no_qr_after_a_reconnect_is_asked_less_and_less_of
     instance = job.add("shop", state="close", qr_delay=100_000)
     begun_at = simulator.clock.now()
     while simulator.clock.now() < begun_at + 180:
-        job.tick_in_both_lanes()
+        job.tick()
         job.let_time_pass(1)
     assert instance.sockets_opened == 1
     calls = [request.time - begun_at for request in simulator.requests]
-    assert len([time for time in calls if time > 90]) < 20, calls
+    assert len([time for time in calls if time > 90]) < 40, calls
 
 
-def test_plain_runs_connect_a_closed_instance_once_a_minute(job: Job, simulator: Simulator) -> None:
+def test_plain_runs_connect_a_closed_instance_once_a_minute(
+    job: Job, simulator: Simulator, quick_connect: None
+) -> None:
     simulator.start_outage()
     instance = job.add("shop", state="close")
     for _ in range(6):
@@ -183,38 +209,104 @@ def test_plain_runs_connect_a_closed_instance_once_a_minute(job: Job, simulator:
     assert instance.sockets_opened == 2
 
 
-def test_a_closed_instance_is_asked_before_it_may_be_connected_again(
-    job: Job, simulator: Simulator, quick_connect: None
-) -> None:
-    simulator.start_outage()
-    instance = job.add("shop", state="close")
-    job.tick_in_both_lanes()
-    job.let_time_pass(2)
-    job.tick_in_both_lanes()
-    assert job.value("select outcome from qr_refresh.instance_state") == "closed"
-    simulator.end_outage()
-    instance.connect()  # somebody else does
-    job.let_time_pass(2)
-    job.tick_in_both_lanes()
-    assert job.row("shop").qr_code is not None
-
-
 def test_after_a_reconnect_the_qr_is_waited_for_from_second_to_second(
     job: Job, simulator: Simulator, quick_connect: None
 ) -> None:
     simulator.start_outage()
     instance = job.add("shop", state="close", qr_delay=6)
-    job.tick_in_both_lanes()
+    job.tick()
+    job.let_time_pass(2)
+    job.tick()
     # It has been down for long.
     job.connection.execute("update qr_refresh.instance_state set failures = 30")
     simulator.end_outage()
     job.let_time_pass(80)
-    job.tick_in_both_lanes()
+    job.tick()
     assert (instance.sockets_opened, job.row("shop").qr_code) == (2, None)
     for _ in range(6):
         job.let_time_pass(1.2)
-        job.tick_in_both_lanes()
+        job.tick()
     assert job.row("shop").qr_code is not None
+
+
+def test_the_qr_code_with_which_it_was_connected_is_never_stored_again(
+    job: Job, simulator: Simulator, quick_connect: None
+) -> None:
+    instance = job.add("shop")
+    job.run()
+    used = job.row("shop")
+    simulator.scan("shop")
+    job.let_time_pass(5)
+    job.run()
+    simulator.logout("shop")
+    instance.stale_for = 1000
+    for _ in range(12):
+        job.let_time_pass(6)
+        job.run()
+        job.tick()
+    assert instance.sockets_opened == 1
+    assert job.row("shop") == used
+    assert job.value("select is_live from qr_refresh.status") is False
+    assert job.result("shop")["error"] == "QR code expired, waiting for a new one"
+
+
+def test_a_connected_row_that_connects_anew_does_not_get_its_used_qr_code_again(
+    job: Job, simulator: Simulator
+) -> None:
+    """The application writes the status itself, between two attempts."""
+    job.add("shop")
+    job.run()
+    status = "update evolution_instances set instance_status = %s"
+    job.connection.execute(status.encode(), ("connected",))
+    job.run()
+    # The application clears what was used; the server hands it out again.
+    job.connection.execute("update evolution_instances set qr_code = null")
+    job.connection.execute(status.encode(), ("connecting",))
+    assert job.result("shop")["error"] == "QR code expired, waiting for a new one"
+    assert job.row("shop").qr_code is None
+    job.let_time_pass(46)
+    assert job.result("shop") == {"success": True, "qr_updated": True}
+
+
+def test_nobody_scans_and_after_a_day_no_socket_is_opened_any_more(
+    job: Job, simulator: Simulator, quick_connect: None
+) -> None:
+    instance = job.add("shop", state="close", qr_delay=100_000)
+    job.tick()
+    assert instance.sockets_opened == 1
+    instance.lose_whatsapp()
+
+    def pass_days(days: int) -> None:
+        job.connection.execute(
+            "update qr_refresh.instance_state"
+            " set known_since = known_since - make_interval(days => %s)",
+            (days,),
+        )
+        job.let_time_pass(86400 * days)
+
+    def opened_now() -> int:
+        before = instance.sockets_opened
+        for _ in range(3):
+            job.tick()
+            job.run()
+            job.let_time_pass(60)
+        return instance.sockets_opened - before
+
+    pass_days(1)
+    assert opened_now() == 0
+    assert job.value("select last_outcome from qr_refresh.status") == "given_up"
+    # Whoever asks for it by name wants it, as does who lets it connect anew.
+    job.run("shop")
+    assert opened_now() >= 1
+    pass_days(2)
+    assert opened_now() == 0
+    for status in ("disconnected", "connecting"):
+        job.connection.execute("update evolution_instances set instance_status = %s", (status,))
+        job.tick()
+    assert opened_now() >= 1
+    pass_days(2)
+    job.set(give_up_after=None)
+    assert opened_now() >= 1
 
 
 @pytest.mark.outage
@@ -229,11 +321,11 @@ def test_an_outage_of_ten_minutes_opens_few_sockets(
         "select extract(epoch from min(next_attempt_at) - clock_timestamp())::float8"
         " from qr_refresh.status"
     )
-    job.tick_in_both_lanes()
+    job.tick()
     simulator.start_outage()
     begun_at = simulator.clock.now()
     while simulator.clock.now() < begun_at + 600:
-        job.tick_in_both_lanes()
+        job.tick()
         if all(instance.sockets_opened for instance in instances):
             # That they took long tells the job of the first ones. The others need not.
             monkeypatch.setitem(CONNECT_SLEEP, "v2", 0.05)
@@ -253,10 +345,11 @@ def test_an_outage_of_ten_minutes_opens_few_sockets(
         assert gaps == sorted(gaps)
         # Each comes as soon as it may, with a little for the call before it and for the tick.
         may_come = (
-            "select extract(epoch from qr_refresh.reconnect_at(%s, now(), %s) - now())::float8"
+            "select extract(epoch from qr_refresh.reconnect_at(s.instance, now(), %s)"
+            " - now())::float8 from qr_refresh.instance_state as s where s.instance_name = %s"
         )
         for number, gap in enumerate(gaps, 1):
-            assert gap < job.value(may_come, instance.name, number) + 10, gaps
+            assert gap < job.value(may_come, number, instance.name) + 10, gaps
         # Each tick would be 300.
         assert len(simulator.requests_of(instance.name)) < 150
     # At most ten minutes and a quarter later each has a new QR code.
@@ -264,7 +357,7 @@ def test_an_outage_of_ten_minutes_opens_few_sockets(
     stored = {instance.name: job.row(instance.name).qr_code for instance in instances}
     for _ in range(200):
         job.let_time_pass(max(5.0, job.value(next_due)))
-        job.tick_in_both_lanes()
+        job.tick()
         if all(job.row(name).qr_code != old for name, old in stored.items()):
             break
     assert all(job.row(name).qr_code != old for name, old in stored.items())
@@ -282,13 +375,13 @@ def test_the_time_between_two_reconnects_doubles_up_to_ten_minutes(
     job.add_row("shop")
     job.connection.execute(
         "insert into qr_refresh.instance_state"
-        " (instance_name, attempted_at, outcome, reconnected_at, reconnects)"
-        " values ('shop', '2026-01-01', 'closed', '2026-01-01', %s)",
+        " (instance, instance_name, attempted_at, outcome, reconnected_at, reconnects)"
+        " values (sha256('shop'), 'shop', '2026-01-01', 'closed', '2026-01-01', %s)",
         (reconnects,),
     )
     waits = job.value(
         "select extract(epoch from qr_refresh.reconnect_at("
-        " s.instance_name, s.reconnected_at, s.reconnects) - s.reconnected_at)::float8 / 60"
+        " s.instance, s.reconnected_at, s.reconnects) - s.reconnected_at)::float8 / 60"
         " from qr_refresh.instance_state as s"
     )
     assert minutes <= waits <= minutes * 1.25
@@ -296,52 +389,83 @@ def test_the_time_between_two_reconnects_doubles_up_to_ten_minutes(
 
 def test_instances_that_went_down_together_are_not_connected_together(job: Job) -> None:
     (times,) = job.connection.execute(
-        "select array_agg(extract(epoch from qr_refresh.reconnect_at('shop ' || i, now(), 1)))"
-        " from generate_series(1, 20) as i"
+        "select array_agg(extract(epoch from qr_refresh.reconnect_at("
+        "sha256(i::text::bytea), now(), 1))) from generate_series(1, 20) as i"
     ).fetchone() or ([],)
-    assert len(set(times)) == 20
+    assert len(set(times)) >= 17
     assert 10 < max(times) - min(times) < 15
 
 
 @pytest.mark.parametrize(
-    ("outcome", "failures", "changed_ago", "first_seen_ago", "poll_interval", "seconds"),
+    ("changed_ago", "first_seen_ago", "poll_interval", "connects", "seconds"),
     [
         # Nobody knows how old it is.
-        ("stored", 0, 45, 0, 9, 9),
-        ("unchanged", 0, 45, 30, 9, 9),
+        (45, 0, 9, 20, 9),
+        (45, 30, 9, 20, 9),
         # It came between 1 second ago and now.
-        ("stored", 0, 1, 0, 0.3, 43.6),
-        ("unchanged", 0, 44.7, 44, 0.3, 0.6),
+        (1, 0, 0.3, 20, 43.6),
+        (44.7, 44, 0.3, 20, 0.6),
         # It is as old as it can be in a moment.
-        ("unchanged", 0, 44.95, 44.9, 0.3, 0.2),
-        ("unchanged", 0, 45, 40, 9, 5.1),
+        (44.95, 44.9, 0.3, 20, 0.2),
+        (45, 40, 9, 20, 5.1),
         # It should have been replaced 4, 100 seconds ago.
-        ("unchanged", 0, 50, 49, 0.3, 4),
-        ("unchanged", 0, 150, 145, 0.3, 10),
-        ("changed", 0, 1, 0, 9, 1),
-        ("failed", 1, None, None, None, 1),
-        ("timeout", 4, None, None, None, 8),
-        ("update_failed", 11, 1, 0, 9, 600),
-        ("failed", 1000000, None, None, None, 600),
-        ("no_qr_code", 1, None, None, None, 1),
-        ("closed", 15, None, None, None, 1),
-        ("connected", 17, None, None, None, 1.69),
-        ("expired", 1000000, 70, 70, 9, 600),
+        (50, 49, 0.3, 20, 4),
+        (150, 145, 0.3, 20, 10),
+        # The server is far away: two calls for each QR code, one, and one for each second.
+        (4, 0, 2, 2, 43),
+        (4, 0, 4, 1, 45),
+        (4, 0, 4, 0.5, 90),
     ],
 )
-def test_how_long_an_instance_is_left_alone(
+def test_how_long_an_instance_with_a_live_qr_code_is_left_alone(
     job: Job,
-    outcome: str,
-    failures: int,
-    changed_ago: float | None,
-    first_seen_ago: float | None,
-    poll_interval: float | None,
+    changed_ago: float,
+    first_seen_ago: float,
+    poll_interval: float,
+    connects: float,
     seconds: float,
 ) -> None:
     wait = job.value(
-        "select extract(epoch from qr_refresh.wait_for_next_attempt(%s, %s,"
-        " make_interval(secs => %s), make_interval(secs => %s), make_interval(secs => %s)"
-        "))::float8",
-        *(outcome, failures, changed_ago, first_seen_ago, poll_interval),
+        "select extract(epoch from qr_refresh.wait_for_next_code(make_interval(secs => %s),"
+        " make_interval(secs => %s), make_interval(secs => %s), %s))::float8",
+        *(changed_ago, first_seen_ago, poll_interval, connects),
     )
     assert wait == pytest.approx(seconds, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "failures", "seconds"),
+    [
+        ("changed", 1, 1),
+        ("failed", 1, 1),
+        ("timeout", 4, 8),
+        ("update_failed", 11, 600),
+        ("failed", 1000000, 600),
+        ("no_qr_code", 1, 1),
+        ("closed", 15, 1),
+        ("connected", 17, 1.3),
+        ("expired", 1000000, 600),
+        ("given_up", 1, 60),
+    ],
+)
+def test_how_long_an_instance_without_a_live_qr_code_is_left_alone(
+    job: Job, outcome: str, failures: int, seconds: float
+) -> None:
+    job.add_row("shop")
+    job.look()
+    job.connection.execute(
+        "update qr_refresh.instance_state set failures = %s - 1, closed_since = null", (failures,)
+    )
+    job.connection.execute(
+        "select count(*) from qr_refresh.remember(array(select (s.instance, 'shop', null,"
+        " null, null, true, true, now(), %s, 'x', null, null, false, 0.005, now())"
+        "::qr_refresh.attempt from qr_refresh.instance_state as s), true)",
+        (outcome,),
+    )
+    found = job.value(
+        "select extract(epoch from next_attempt_at - attempted_at)::float8"
+        " from qr_refresh.instance_state"
+    )
+    # Up to a fifth more.
+    least = max(seconds, 1)
+    assert least <= found <= least * 1.2 + 5 * (outcome in ("closed", "given_up"))

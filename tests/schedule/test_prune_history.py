@@ -44,7 +44,7 @@ def test_old_runs_of_our_jobs_go_and_everything_else_stays(cron: Job) -> None:
         [
             "SELECT refresh_qr_codes()",
             "select public.refresh_qr_codes()",
-            "CALL qr_refresh.live('slow')",
+            "CALL qr_refresh.live(2, 2)",
             "SELECT qr_refresh.prune_history()",
         ]
     ):

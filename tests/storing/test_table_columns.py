@@ -48,7 +48,7 @@ def add_columns_named_like_variables(job: Job) -> set[str]:
 
 def test_columns_named_like_our_arguments_and_variables_are_in_nobodys_way(job: Job) -> None:
     names = add_columns_named_like_variables(job)
-    assert names >= {"lane", "stored_at", "only_due", "outcomes", "base_url", "failures"}, names
+    assert names >= {"stored_at", "only_due", "patience", "base_url", "worker", "attempts"}, names
     job.set(connected_status="connected")
     job.connection.execute(
         "grant update (instance_status) on evolution_instances to qr_refresh_owner"
@@ -67,15 +67,16 @@ def test_columns_named_like_our_arguments_and_variables_are_in_nobodys_way(job: 
     }
     # All at once works too; where it fails, row by row hides that.
     at_once = (
-        "select outcome from qr_refresh.store_qr_codes('{shop}', '{token-of-0}', '{QR}', now(), %s)"
+        "select (qr_refresh.store_qr_codes(array[(sha256('shop'), 'shop', null, 'token-of-0', null,"
+        " true, true, now(), 'qr_code', null, 'QR', null, false, 0.01, now())::qr_refresh.attempt],"
+        " now(), %s))[1].outcome"
     )
     assert [job.value(at_once, changed) for changed in (True, True)] == ["stored", "unchanged"]
     assert job.run("shop")["refreshed"] == 1
     job.simulator.scan("scanned")
     job.let_time_pass(60)
-    for lane in ("fast", "slow"):
-        for worker in (1, 2):
-            job.tick(lane, worker, 2)
+    for worker in (1, 2):
+        job.tick(worker, 2)
     assert job.row("scanned").instance_status == "connected"
     assert read_qr(job.row("shop").qr_code) == job.simulator.current_code("shop")
     status = job.connection.execute(
@@ -124,7 +125,9 @@ def test_rows_of_one_name_are_all_stored(job: Job) -> None:
     job.add("shop")
     job.add_row("shop", "token-of-0")
     job.add("other")
-    assert [result["success"] for result in job.run()["results"]] == [True] * 3
+    # They are the same instance, which is asked once.
+    assert [result["success"] for result in job.run()["results"]] == [True] * 2
+    assert job.simulator.routes_of("shop") == ["connectionState", "connect"]
     codes = job.connection.execute(
         "select qr_code from evolution_instances where instance_name = 'shop'"
     ).fetchall()

@@ -29,7 +29,7 @@ begin
         select
             j.*,
             j.calls in ('live', 'refresh_qr_codes') as is_ours,
-            -- Two that do the same get into each other's way; live mode may have lanes, by name.
+            -- Two that do the same get into each other's way; live mode may have workers, by name.
             j.calls = 'refresh_qr_codes'
             and count(*) filter (where j.calls in ('live', 'refresh_qr_codes')) over () > 1
             or j.calls not in ('live', 'refresh_qr_codes', 'prune_history')
@@ -49,10 +49,10 @@ begin
                     when 'live' then
                         has_schema_privilege(r.role, 'qr_refresh', 'usage')
                         and has_function_privilege(
-                            r.role, 'qr_refresh.live(text, integer, integer)', 'execute'
+                            r.role, 'qr_refresh.live(integer, integer)', 'execute'
                         )
                         and has_function_privilege(
-                            r.role, 'qr_refresh.live_tick(text, integer, integer, jsonb)', 'execute'
+                            r.role, 'qr_refresh.live_tick(integer, integer, jsonb)', 'execute'
                         )
                     else has_function_privilege(r.role, job, 'execute')
                 end is not true

@@ -34,7 +34,11 @@ begin
         left join lateral (
             select e.instance_name::text as instance_name, e.instance_token::text as instance_token
             from public.evolution_instances as e
-            left join qr_refresh.instance_state as s on e.instance_name::text = s.instance_name
+            left join qr_refresh.instance_state as s
+                on
+                    s.instance = qr_refresh.instance_key(
+                        e.evolution_server::text, e.instance_name::text, e.instance_token::text
+                    )
             where
                 e.instance_status = 'connecting'
                 and e.evolution_server::text is not distinct from server.name
@@ -50,16 +54,14 @@ begin
             values (null, 'none'), (instance.instance_name, instance.instance_token)
         ) as probe (name, token) on probe.name is not null or probe.token = 'none'
         -- The state is asked first; connect is called only on state connecting, where it opens nothing.
-        cross join lateral qr_refresh.fetch_qr_codes(
-            array[coalesce(probe.name, 'refresh-qr-codes-doctor')],
-            array[probe.token],
-            array[server.base_url],
-            array[true],
-            array[false],
-            extract(epoch from settings.request_timeout)::float8,
-            extract(epoch from settings.request_timeout)::float8,
-            1,
-            settings.ca_file
+        cross join lateral qr_refresh.ask(
+            array[(
+                null, coalesce(probe.name, 'refresh-qr-codes-doctor'), server.name, probe.token,
+                server.base_url, true, false, clock_timestamp(),
+                null, null, null, null, null, null, null
+            )::qr_refresh.attempt],
+            extract(epoch from settings.request_timeout),
+            extract(epoch from settings.request_timeout) + 1
         ) as answer
         where server.base_url is not null
     ), judged as (
@@ -80,7 +82,7 @@ begin
                 when j.outcome = 'failed' then j.error
                 else 'Request timeout'
             end,
-            round(1000 * j.elapsed)
+            round(extract(epoch from 1000 * (j.answered_at - j.asked_at)))
         ),
         'From the database server: curl -i URL; look at URL, firewall, DNS, TLS, ca_file'
     from judged as j

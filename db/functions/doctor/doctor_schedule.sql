@@ -18,11 +18,11 @@ declare
     settings constant qr_refresh.settings := (select s from qr_refresh.settings as s);
     last_run qr_refresh.runs;
     is_late boolean;
-    late_lanes text;
+    late_workers text;
     holder text;
 begin
     select r.* into last_run from qr_refresh.runs as r
-    where r.requested_instance is null and r.report ->> 'lane' is distinct from 'slow'
+    where r.requested_instance is null
     order by r.id desc limit 1;
     is_late := coalesce(last_run.finished_at < clock_timestamp() - settings.alert_after, true);
 
@@ -70,17 +70,18 @@ begin
             'ALTER SYSTEM SET cron.use_background_workers = on; then restart Postgres';
     end if;
 
-    select string_agg(l.lane, ', ') into late_lanes from qr_refresh.late_lanes() as l;
+    select string_agg(format('worker %s of %s', l.worker, l.workers), ', ') into late_workers
+    from qr_refresh.late_workers() as l;
     return query select
         'a run within the last ' || settings.alert_after,
-        not is_late and late_lanes is null,
+        not is_late and late_workers is null,
         coalesce('last run ended ' || date_trunc('second', last_run.finished_at), 'there has been none')
-        || coalesce('; none of live mode: ' || late_lanes, ''),
+        || coalesce('; none of live mode: ' || late_workers, ''),
         case
-            when late_lanes is not null
+            when late_workers is not null
                 then 'Its job of pg_cron is not there, fails, or is never begun: SELECT qr_refresh.schedule(''live'', '
                     'workers => ...); makes it anew. cron.max_running_jobs and max_worker_processes must have room '
-                    'for one job a worker, one for the slow lane, and the jobs of others'
+                    'for one job a worker, and the jobs of others'
             else 'The job of pg_cron is not there or fails: see its own checks. By hand: SELECT refresh_qr_codes();'
         end;
     if last_run.id is not null then
@@ -108,8 +109,8 @@ begin
         select hashtextextended('qr_refresh', 0) as key, interval '0' as idle
         union all
         -- A tick of live mode waits for a second before it asks.
-        select hashtextextended(format('qr_refresh.live:%s:%s', lane, worker), 0), interval '2 seconds'
-        from unnest(array['fast', 'slow']) as lane, generate_series(1, 32) as worker
+        select hashtextextended(format('qr_refresh.live:%s', worker), 0), interval '2 seconds'
+        from generate_series(1, 32) as worker
     ) as k
     inner join pg_locks as l on (l.classid::bigint << 32) | l.objid::bigint = k.key
     inner join pg_stat_activity as a on l.pid = a.pid

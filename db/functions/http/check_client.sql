@@ -13,7 +13,7 @@ as $python$
         "import platform, requests, urllib3; print('Python', platform.python_version() + ',',"
         " 'requests', requests.__version__ + ',', 'urllib3', urllib3.__version__)"
     )
-    # As qr_refresh.fetch_qr_codes() starts it.
+    # As qr_refresh.ask() starts it.
     python = f"{sys.exec_prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     try:
         ended = subprocess.run(
@@ -52,7 +52,7 @@ as $python$
 $python$;
 
 comment on function qr_refresh.check_client() is
-'Starts the Python of the HTTP client as qr_refresh.fetch_qr_codes() does, and imports what the client needs.
+'Starts the Python of the HTTP client as qr_refresh.ask() does, and imports what the client needs.
 Returns the versions that were found, as text.
 Errors: QR010 the interpreter cannot be started; QR011 it cannot import requests (the detail has Python''s reason). Each with a hint.
 Private.';

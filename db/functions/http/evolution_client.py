@@ -1,14 +1,17 @@
 """The HTTP client: asks Evolution API for QR codes, many at a time, and ends with its caller.
 
-It is a program of its own. qr_refresh.fetch_qr_codes() starts it as a child process of the session,
-hands over calls on its standard input and takes answers from its standard output, each one line of
-JSON. `requests` is used as its documentation shows it; what its time-outs do not do, a total
-deadline, the main thread does: it answers `timeout` at that moment and leaves the thread behind.
+It is a program of its own. qr_refresh.ask() starts it as a child process of the session, hands over
+calls on its standard input and takes answers from its standard output, each one line of JSON.
+`requests` is used as its documentation shows it. The main thread does what its time-outs do not do,
+a total deadline: it answers `timeout` at that moment and leaves the thread behind.
 
-A call:    {"id", "base_url", "ca_file", "instance_name", "instance_token", "check_state",
-           "connect_on_close", "timeout" (seconds)}
-An answer: {"id", "outcome", "qr_code", "error", "reconnected", "elapsed" (seconds), "answered_at"
-           (seconds since 1970), "late" (threads that were left behind and are still at it)}
+A call:    {"id", "base_url", "ca_file", "instance_name", "instance_token", "may_connect" (false:
+           only the state is asked for), "connect_on_close" (true: connect also in state close),
+           "places" (most calls at a time to this server), "timeout" (seconds for this call),
+           "ends_in" (seconds from now; what has not begun shortly before is not begun any more)}
+An answer: {"id", "outcome", "qr_code", "error", "reconnected" (connect was called on state close,
+           where it opens a WhatsApp socket), "round_trip" (seconds that the state took),
+           "answered_at" (seconds since 1970), "late" (threads left behind that are still at it)}
 """
 
 from __future__ import annotations
@@ -160,29 +163,44 @@ def unpacked(body: bytes) -> bytes:
 # --- one call -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Call:
-    """What is asked about one instance, as it came in."""
+    """What is asked about one instance, as it came in, and how far it has come."""
 
     id: int
     base_url: str
     ca_file: str | None
     instance_name: str
     instance_token: str
-    check_state: bool
+    may_connect: bool
     connect_on_close: bool
-    timeout: float  # seconds, for all of it
-    begun_at: float = field(default_factory=time.monotonic)
+    places: int
+    timeout: float
+    ends_in: float
+    came_at: float = field(default_factory=time.monotonic)
+    has_begun: bool = False
+    ends_at: float = 0.0
+    reconnected: bool = False
+    round_trip: float | None = None
+
+    def __post_init__(self) -> None:
+        """Let it wait for its turn, and not for so long that too little time would be left."""
+        self.ends_at = self.came_at + self.ends_in - min(0.5, self.timeout / 4)
+
+    def begin(self) -> None:
+        """Let its time begin."""
+        self.has_begun = True
+        self.ends_at = min(time.monotonic() + self.timeout, self.came_at + self.ends_in)
 
     @property
     def rest(self) -> float:
         """The seconds that are left, and a moment at least: requests refuses less."""
-        return max(self.begun_at + self.timeout - time.monotonic(), 0.001)
+        return max(self.ends_at - time.monotonic(), 0.001)
 
     @property
     def is_overdue(self) -> bool:
         """Whether the time-outs of requests, which end what only hangs, have not ended this."""
-        return time.monotonic() > self.begun_at + self.timeout + GRACE
+        return time.monotonic() > self.ends_at + self.has_begun * GRACE
 
 
 class TrustingAdapter(HTTPAdapter):
@@ -234,8 +252,6 @@ def new_session(context: ssl.SSLContext | None) -> requests.Session:
     session = requests.Session()
     session.trust_env = False  # neither proxies nor .netrc
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers.clear()
-    session.headers.update(HEADERS)
     if context is not None:
         session.mount("https://", TrustingAdapter(context))
     return session
@@ -251,29 +267,30 @@ class Connections:
         self.kept: set[str] = set()  # the servers that may have left a connection open
 
     def ask(self, call: Call) -> dict[str, Any]:
-        """Ask for the state where that is wanted, then for the QR code; return what is answered.
+        """Ask for the state, then for the QR code; return what is answered.
 
-        reconnected: connect was called on state close, where it opens a WhatsApp socket; None: it
-        was called without asking for the state.
+        connect is harmless in state connecting only, so the state is asked for just before it.
         """
-        answer: dict[str, Any] = {"qr_code": None, "error": None, "reconnected": False}
         try:
-            if call.check_state:
-                state = read_state(*self.get(call, "connectionState"))
-                if state == "open":
-                    return answer | {"outcome": "connected"}
-                if state == "close" and not call.connect_on_close:
-                    return answer | {"outcome": "closed"}
-            answer["reconnected"] = state == "close" if call.check_state else None
+            begun_at = time.monotonic()
+            state = read_state(*self.get(call, "connectionState"))
+            call.round_trip = time.monotonic() - begun_at
+            if state == "open":
+                return {"outcome": "connected"}
+            if state == "close" and not call.connect_on_close:
+                return {"outcome": "closed"}
+            if not call.may_connect:
+                return {"outcome": "pairing"}
+            call.reconnected = state == "close"
             outcome, picture = read_qr_code(*self.get(call, "connect"))
-            return answer | {"outcome": outcome, "qr_code": picture}
+            return {"outcome": outcome, "qr_code": picture}
         except FailedError as error:
-            return answer | {"outcome": "failed", "error": str(error)}
+            return {"outcome": "failed", "error": str(error)}
         except Exception as error:
             reason = reason_of(error)
             if reason == "Request timeout":
-                return answer | {"outcome": "timeout"}
-            return answer | {"outcome": "failed", "error": reason}
+                return {"outcome": "timeout"}
+            return {"outcome": "failed", "error": reason}
 
     def get(self, call: Call, route: str) -> tuple[int, bytes]:
         """Return status and body; once more where a kept connection turns out to be closed."""
@@ -298,10 +315,12 @@ class Connections:
             self.context = tls_context(call.ca_file)
             self.session = new_session(self.context)
         url = f"{call.base_url}/instance/{route}/{quote(call.instance_name, safe='')}"
+        headers = HEADERS | {"apikey": call.instance_token}
+        # Not session.get(): it merges settings for a third of its time, and there are none.
+        request = requests.Request("GET", url, headers).prepare()
         # An address that swallows packets takes a third of the time, and leaves some for others.
-        with self.session.get(
-            url,
-            headers={"apikey": call.instance_token},
+        with self.session.send(
+            request,
             timeout=(call.rest / 3, call.rest),
             allow_redirects=False,
             stream=True,
@@ -378,7 +397,8 @@ class Client:
         self.most_workers = most_workers
         self.lock = threading.RLock()
         self.under_way: dict[int, Call] = {}
-        self.waiting: collections.deque[Call] = collections.deque()
+        self.waiting: dict[str, collections.deque[Call]] = {}  # of each server
+        self.taken: collections.Counter[str] = collections.Counter()  # places of each server
         self.idle: list[Worker] = []
         self.late = 0
 
@@ -394,57 +414,73 @@ class Client:
                     return
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
-                    self.begin(Call(**json.loads(line)))
+                    self.take(Call(**json.loads(line)))
             self.end_overdue()
 
-    def begin(self, call: Call) -> None:
-        """Take a call; where there may be no more workers it waits for one of those there are."""
+    def take(self, call: Call) -> None:
+        """Take a call, which waits for a place at its server and a thread."""
         with self.lock:
             self.under_way[call.id] = call
-            self.waiting.append(call)
-            if not self.idle and threading.active_count() <= self.most_workers:
-                with contextlib.suppress(RuntimeError):
-                    self.idle.append(Worker(self))
+            self.waiting.setdefault(call.base_url, collections.deque()).append(call)
             self.hand_out()
-            if self.waiting and threading.active_count() == 1:
-                error = "no thread could be started"
-                self.tell(self.waiting.pop(), {"outcome": "failed", "error": error})
 
     def hand_out(self) -> None:
-        """Give a call to the worker that was free last: its connection is the warmest."""
-        while self.waiting and self.idle:
-            self.idle.pop().calls.put(self.waiting.popleft())
+        """Give what can begin to the worker that was free last: its connection is the warmest."""
+        for server, calls in self.waiting.items():
+            while calls and (calls[0].is_overdue or self.taken[server] < calls[0].places):
+                if calls[0].is_overdue:
+                    self.tell(calls.popleft(), {"outcome": "not_attempted"})
+                    continue
+                if not self.idle and threading.active_count() <= self.most_workers:
+                    with contextlib.suppress(RuntimeError):
+                        self.idle.append(Worker(self))
+                if self.idle:
+                    self.taken[server] += 1
+                    calls[0].begin()
+                    self.idle.pop().calls.put(calls.popleft())
+                elif threading.active_count() == 1:
+                    error = "no thread could be started"
+                    self.tell(calls.popleft(), {"outcome": "failed", "error": error})
+                else:
+                    return
 
     def end_overdue(self) -> None:
-        """Answer for what has passed its deadline; where a thread is at it that is left behind."""
+        """Answer for what has passed its deadline; a thread that is at it is left behind."""
         with self.lock:
             for call in [call for call in self.under_way.values() if call.is_overdue]:
-                has_thread = call not in self.waiting
-                if not has_thread:
-                    self.waiting.remove(call)
-                self.tell(call, {"outcome": "timeout"}, left_behind=has_thread)
+                if call.has_begun:
+                    self.late += 1
+                    self.taken[call.base_url] -= 1
+                    self.tell(call, {"outcome": "timeout"})
+                else:
+                    self.waiting[call.base_url].remove(call)
+                    self.tell(call, {"outcome": "not_attempted"})
+            self.hand_out()
 
     def finish(self, worker: Worker, call: Call, answer: dict[str, Any]) -> None:
         """Tell the answer, unless it comes too late; the worker is free again. For its thread."""
         with self.lock:
-            # First, as the next call may come as soon as this one is answered.
             self.idle.append(worker)
-            self.late -= not self.tell(call, answer)
+            if call.id in self.under_way:
+                self.taken[call.base_url] -= 1
+                self.tell(call, answer)
+            else:
+                self.late -= 1
             self.hand_out()
 
-    def tell(self, call: Call, answer: dict[str, Any], left_behind: int = 0) -> bool:
-        """Write the answer to a call, once; return whether this was the first."""
-        nothing = {"qr_code": None, "error": None, "reconnected": None}
-        with self.lock:
-            if self.under_way.pop(call.id, None) is None:
-                return False
-            self.late += left_behind
-            told = nothing | answer | {"id": call.id, "late": self.late}
-            told |= {"elapsed": time.monotonic() - call.begun_at, "answered_at": time.time()}
-            data = memoryview(json.dumps(told).encode() + b"\n")
-            while data:
-                data = data[os.write(self.output, data) :]
-            return True
+    def tell(self, call: Call, answer: dict[str, Any]) -> None:
+        """Write the answer to a call."""
+        del self.under_way[call.id]
+        told: dict[str, Any] = {"id": call.id, "qr_code": None, "error": None}
+        told |= {
+            "reconnected": call.reconnected,
+            "round_trip": call.round_trip,
+            "answered_at": time.time(),
+            "late": self.late,
+        }
+        data = memoryview(json.dumps(told | answer).encode() + b"\n")
+        while data:
+            data = data[os.write(self.output, data) :]
 
 
 def main() -> None:

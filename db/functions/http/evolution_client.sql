@@ -10,6 +10,6 @@ $client$
 $sql$;
 
 comment on function qr_refresh.evolution_client() is
-'The text of the program that asks Evolution API; qr_refresh.fetch_qr_codes() starts it as a child process of the session. '
+'The text of the program that asks Evolution API; qr_refresh.ask() starts it as a child process of the session. '
 'It is in the database so that SQL alone deploys it.
 Private.';

@@ -3,9 +3,11 @@ create or replace function qr_refresh.record_run(
     run_seconds double precision, requested_instance text, report jsonb
 )
 returns void
-language sql volatile parallel unsafe security invoker
+language plpgsql volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '10ms'
 as $$
+begin
     insert into qr_refresh.runs (
         started_at, finished_at, requested_instance, total_instances, refreshed, failed, report
     )
@@ -18,12 +20,32 @@ as $$
         (report ->> 'failed')::integer,
         report
     );
-    delete from qr_refresh.runs
-    where started_at < now() - (select s.history_retention from qr_refresh.settings as s);
+    -- Housekeeping: it waits for nobody, and what goes wrong with it costs nobody a run.
+    delete from qr_refresh.runs as r
+    where r.id in (
+        select old.id
+        from qr_refresh.runs as old
+        where old.started_at < now() - (select s.history_retention from qr_refresh.settings as s)
+        order by old.started_at
+        limit 1000
+        for update skip locked
+    );
+    delete from qr_refresh.instance_state as s
+    where s.instance in (
+        select gone.instance
+        from qr_refresh.instance_state as gone
+        where gone.left_at < now() - interval '1 day'
+        limit 1000
+        for update skip locked
+    );
+exception when others then
+    perform qr_refresh.log(format('History not kept (SQLSTATE %s)', sqlstate), 'cycle');
+end
 $$;
 
 comment on function qr_refresh.record_run(double precision, text, jsonb) is
-'Adds a row to qr_refresh.runs, and deletes rows older than settings.history_retention.
+'Adds a row to qr_refresh.runs; deletes rows older than settings.history_retention, and what is known of instances that left a day ago. '
+'It waits for nobody: what another session holds is for the next run.
 run_seconds: how long ago the run began. requested_instance: the one instance asked for, NULL for all. '
 'report: what refresh_qr_codes() returns.
-Private.';
+Raises nothing of its own. Private.';

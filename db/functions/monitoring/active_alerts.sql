@@ -21,8 +21,7 @@ declare
 begin
     select r.* into last_run
     from qr_refresh.runs as r
-    -- The slow lane of live mode must not hide that the fast one stands still.
-    where r.requested_instance is null and r.report ->> 'lane' is distinct from 'slow'
+    where r.requested_instance is null
     order by r.id desc
     limit 1;
 
@@ -73,8 +72,10 @@ begin
     return query
     select
         'job_late', null::text, l.last_finished_at,
-        format('no run of %s of live mode for over %s', l.lane, l.late_after)
-    from qr_refresh.late_lanes() as l;
+        format(
+            'no run of worker %s of %s of live mode for over %s', l.worker, l.workers, alert_after
+        )
+    from qr_refresh.late_workers() as l;
 
     if last_run.finished_at is null then
         return query select 'job_late', null::text, null::timestamptz, 'no run is on record';

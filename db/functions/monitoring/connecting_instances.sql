@@ -44,7 +44,7 @@ begin
             s.error,
             s.failures,
             s.next_attempt_at,
-            s.is_slow,
+            s.queue = 'failing' or coalesce(s.round_trip > 1, false) as is_slow,
             s.known_since,
             -- The last QR code seen is the one that stands in the table: the last attempt said so, or
             -- it was written since. A run writes it a moment before it records that it was seen.
@@ -55,7 +55,13 @@ begin
                 false
             ) as is_stored
         from public.evolution_instances as e
-        left join qr_refresh.instance_state as s on e.instance_name::text = s.instance_name
+        left join qr_refresh.instance_state as s
+            on
+                e.instance_name::text = s.instance_name
+                and s.left_at is null
+                and s.instance = qr_refresh.instance_key(
+                    e.evolution_server::text, e.instance_name::text, e.instance_token::text
+                )
         where e.instance_status = 'connecting'
     ), judged as (
         select

@@ -25,14 +25,11 @@ begin
     end if;
     if is_live then
         schedules[1] := '* * * * *';
-        commands[1] := format('CALL qr_refresh.live(''fast'', 1, %s)', workers);
-        names := names || (job_name || '-slow');
-        schedules := schedules || schedules[1];
-        commands := commands || 'CALL qr_refresh.live(''slow'')'::text;
+        commands[1] := format('CALL qr_refresh.live(1, %s)', workers);
         for n in 2 .. workers loop
             names := names || format('%s-%s', job_name, n);
             schedules := schedules || schedules[1];
-            commands := commands || format('CALL qr_refresh.live(''fast'', %s, %s)', n, workers);
+            commands := commands || format('CALL qr_refresh.live(%s, %s)', n, workers);
         end loop;
     end if;
     perform qr_refresh.check_pg_cron((
@@ -45,7 +42,7 @@ begin
                 ),
                 ' '
             )
-            -- Lanes and workers of a former schedule would go on beside these.
+            -- Workers of a former schedule would go on beside these.
             || format(
                 ' SELECT cron.unschedule(jobid) FROM cron.job WHERE database = %L'
                 ' AND jobname ~ %L AND jobname <> ALL (%L);',
@@ -59,18 +56,18 @@ begin
     ));
 
     -- One that waits for another to end would not run at all: those of live mode last a minute.
-    if is_live and workers >= current_setting('cron.max_running_jobs')::integer then
+    if is_live and workers > current_setting('cron.max_running_jobs')::integer then
         raise exception using
             errcode = 'QR004',
             message = 'pg_cron runs too few jobs at a time for so many workers',
             detail = format(
-                'cron.max_running_jobs is %s; live mode needs one for each worker and one for the slow lane.',
+                'cron.max_running_jobs is %s; live mode needs one for each worker.',
                 current_setting('cron.max_running_jobs')
             ),
             hint = format(
                 'In postgresql.conf: cron.max_running_jobs = %s, and a larger max_worker_processes. '
                 'Restart Postgres.',
-                workers + 1
+                workers
             );
     end if;
 
@@ -111,7 +108,6 @@ comment on function qr_refresh.schedule(text, integer) is
 'Creates the pg_cron job refresh-qr-codes, or changes the one there is, also one that called the Edge Function. Can be repeated.
 schedule: five cron fields (in cron.timezone, by default GMT); from pg_cron 1.5 on ''N seconds''; or ''live'', which calls qr_refresh.live() each '
 'minute. workers: for live mode with thousands of instances, how many jobs share them, 1 to 32: refresh-qr-codes, refresh-qr-codes-2 and so on. '
-'Live mode also has the job refresh-qr-codes-slow. '
 'refresh-qr-codes-prune calls qr_refresh.prune_history() once a day. Jobs of a former schedule are removed, those of other databases stay.
 Returns the number of the job refresh-qr-codes. The jobs run as the calling role.
 Errors: QR002 pg_cron is missing or lives in another database (the hint says what to run and where); '

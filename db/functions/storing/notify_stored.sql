@@ -1,6 +1,6 @@
 -- qr_refresh.notify_stored(): tells who listens which rows have been written.
 create or replace function qr_refresh.notify_stored(
-    instance_names text[], outcomes text[], stored_at timestamptz
+    attempts qr_refresh.attempt[], stored_at timestamptz, stores_connected boolean
 )
 returns void
 language sql volatile parallel unsafe security invoker
@@ -11,15 +11,13 @@ as $$
         -- has at most 255 characters.
         pg_notify(
             'qr_refresh',
-            json_build_object('instance_name', i.name, 'last_qr_update', stored_at)::text
+            json_build_object('instance_name', a.instance_name, 'last_qr_update', stored_at)::text
         )
-    from unnest(instance_names, outcomes) as i (name, outcome)
-    where
-        i.outcome in ('stored', 'connected')
-        and (select s.notify from qr_refresh.settings as s)
+    from unnest(attempts) as a
+    where a.outcome = 'stored' or (a.outcome = 'connected' and stores_connected)
 $$;
 
-comment on function qr_refresh.notify_stored(text[], text[], timestamptz) is
-'Tells channel qr_refresh of each row that was written: {"instance_name", "last_qr_update"}. With settings.notify off it does nothing.
-instance_names, outcomes: arrays of one length; written are the rows with outcome stored or connected. stored_at: their last_qr_update.
+comment on function qr_refresh.notify_stored(qr_refresh.attempt[], timestamptz, boolean) is
+'Tells channel qr_refresh of each row that was written: {"instance_name", "last_qr_update"}.
+attempts: written are the rows of those with outcome stored. stored_at: their last_qr_update. stores_connected: also of those with outcome connected.
 Private.';

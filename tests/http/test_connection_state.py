@@ -1,4 +1,4 @@
-"""fetch_qr_codes(): the state before the QR code, and several Evolution servers in one run."""
+"""qr_refresh.ask(): the state before the QR code, and several Evolution servers in one run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from simulator import Simulator, Trouble, error_answer, json_answer
 from simulator.hostile import HostileServer
 from simulator.instance import Reaction, StateName
 from tests.evolution_api import simulator_for
-from tests.http.misbehaviour import LATE, start_client
+from tests.http.misbehaviour import LATE, errors, start_client
 from tools.backend import change_client, clients
 from tools.engines import Server
 from tools.job import PNG_URL, Connection, Job, read_qr
@@ -22,7 +22,7 @@ from tools.job import PNG_URL, Connection, Job, read_qr
 
 @dataclass(frozen=True)
 class Fetched:
-    """A row of fetch_qr_codes()."""
+    """An attempt that was answered."""
 
     instance_name: str
     outcome: str
@@ -34,36 +34,48 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What fetch_qr_codes() is asked for one instance."""
+    """What is asked about one instance."""
 
     name: str
-    base_url: str | None
+    base_url: str
     token: str = "token"
-    check_state: bool = True
+    may_connect: bool = True
     connect_on_close: bool = False
 
 
-def fetch(connection: Connection, *wanted: Wanted, **options: Any) -> dict[str, Fetched]:
-    """Call fetch_qr_codes(), and return its rows by instance name."""
-    limits = {"request_timeout": 8.0, "run_timeout": 30.0, "max_concurrency": 16} | options
+def fetch(connection: Connection, *wanted: Wanted, **settings: Any) -> dict[str, Fetched]:
+    """Ask, with these settings, until all have answered; return that by instance name."""
+    limits = {"request_timeout": 8.0, "run_timeout": 60.0, "max_concurrency": 16, "ca_file": None}
+    connection.execute(
+        "update qr_refresh.settings"
+        " set request_timeout = make_interval(secs => %(request_timeout)s),"
+        " run_timeout = make_interval(secs => %(run_timeout)s),"
+        " max_concurrency = %(max_concurrency)s, ca_file = %(ca_file)s",
+        limits | settings,
+    )
     cursor = connection.cursor(row_factory=class_row(Fetched))
-    rows = cursor.execute(
-        "select * from qr_refresh.fetch_qr_codes(%s::text[], %s::text[], %s::text[],"
-        " %s::boolean[], %s::boolean[], %s, %s, %s, %s)",
-        (
-            [w.name for w in wanted],
-            [w.token for w in wanted],
-            [w.base_url for w in wanted],
-            [w.check_state for w in wanted],
-            [w.connect_on_close for w in wanted],
-            limits["request_timeout"],
-            limits["run_timeout"],
-            limits["max_concurrency"],
-            options.get("ca_file"),
-        ),
-    ).fetchall()
-    assert [row.instance_name for row in rows] == [w.name for w in wanted]
-    return {row.instance_name: row for row in rows}
+    found: dict[str, Fetched] = {}
+    to_ask = wanted
+    while len(found) < len(wanted):
+        rows = cursor.execute(
+            "select a.instance_name, a.outcome, a.qr_code, a.error, a.reconnected,"
+            " extract(epoch from a.answered_at - a.asked_at)::float8 as elapsed"
+            " from qr_refresh.ask(array(select (convert_to(name, 'UTF8'), name, null, token, url,"
+            " may, on_close, clock_timestamp(), null, null, null, null, null, null, null"
+            ")::qr_refresh.attempt from unnest(%s::text[], %s::text[], %s::text[], %s::boolean[],"
+            " %s::boolean[]) as w (name, token, url, may, on_close)), %s, 1) as a",
+            (
+                [w.name for w in to_ask],
+                [w.token for w in to_ask],
+                [w.base_url for w in to_ask],
+                [w.may_connect for w in to_ask],
+                [w.connect_on_close for w in to_ask],
+                (limits | settings)["run_timeout"],
+            ),
+        ).fetchall()
+        found |= {row.instance_name: row for row in rows}
+        to_ask = ()
+    return found
 
 
 @pytest.fixture
@@ -110,12 +122,16 @@ def test_the_state_decides_whether_connect_is_called(
     assert {request.headers["apikey"] for request in job.simulator.requests} == {"token"}
 
 
-def test_without_the_check_connect_is_called_at_once(job: Job) -> None:
-    job.simulator.add_instance("shop", "token", state="close")
-    wanted = Wanted("shop", job.simulator.base_url, check_state=False)
-    row = fetch(job.connection, wanted)["shop"]
-    assert job.simulator.routes_of("shop") == ["connect"]
-    assert (row.outcome, row.reconnected) == ("qr_code", None)
+@pytest.mark.parametrize(
+    ("state", "outcome"), [("connecting", "pairing"), ("close", "closed"), ("open", "connected")]
+)
+def test_what_may_not_connect_is_asked_for_its_state_alone(
+    job: Job, state: StateName, outcome: str
+) -> None:
+    job.simulator.add_instance("shop", "token", state=state)
+    wanted = Wanted("shop", job.simulator.base_url, may_connect=False)
+    assert fetch(job.connection, wanted)["shop"].outcome == outcome
+    assert job.simulator.routes_of("shop") == ["connectionState"]
 
 
 @pytest.mark.parametrize(
@@ -189,10 +205,15 @@ def test_each_instance_is_asked_at_its_own_server(job: Job, second_simulator: Si
 
 
 def test_an_instance_without_a_server_fails_and_the_others_do_not(job: Job) -> None:
-    job.simulator.add_instance("good", "token")
-    rows = fetch(job.connection, Wanted("lost", None), Wanted("good", job.simulator.base_url))
-    assert (rows["lost"].outcome, rows["lost"].error) == ("failed", "Evolution server is unknown")
-    assert rows["good"].outcome == "qr_code"
+    job.add("good")
+    job.add_row("lost")
+    job.connection.execute(
+        "update evolution_instances set evolution_server = 'x' where instance_name = 'lost'"
+    )
+    assert errors(job) == {
+        "good": None,
+        "lost": "Failed to fetch QR for lost: Evolution server is unknown",
+    }
 
 
 def test_a_server_that_hangs_takes_no_time_from_the_others(
@@ -276,7 +297,8 @@ def test_a_server_whose_name_never_resolves_costs_only_its_own_and_leaves_no_cli
     # Longer than the time-out of a request, so that the run goes on after the name is given up.
     rows = fetch(job.connection, *slow, *wanted, request_timeout=0.9, max_concurrency=1)
     assert {rows[instance.name].outcome for instance in slow} == {"timeout"}
-    assert all(0.9 <= rows[instance.name].elapsed < 0.9 + LATE for instance in slow)
+    # One after the other.
+    assert all(0.9 <= rows[instance.name].elapsed < 1.8 + LATE for instance in slow)
     assert {rows[instance.name].outcome for instance in wanted} == {"qr_code"}
     assert job.simulator.total_requests == 10
     assert clients(job.connection, job.connection.info.backend_pid) == []

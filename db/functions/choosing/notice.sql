@@ -1,0 +1,90 @@
+-- qr_refresh.notice(): remembers who has begun to connect, and who no longer does.
+create or replace function qr_refresh.notice(
+    worker integer, workers integer, wanted text default null
+)
+returns void
+language plpgsql volatile parallel unsafe security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+-- The table may have columns of any name.
+#variable_conflict use_variable
+declare
+    most constant integer := 10000; -- at a time, so that it takes well under a second
+    looked_at constant timestamptz := clock_timestamp();
+begin
+    with present as materialized (
+        select
+            r.instance,
+            min(coalesce(v.server_name, '')) as evolution_server,
+            bool_or(not r.has_qr_code) as is_cleared
+        from qr_refresh.connecting_rows() as r
+        left join qr_refresh.evolution_servers as v on r.evolution_server = v.server_name
+        where
+            qr_refresh.is_share_of(r.instance, worker, workers)
+            and (wanted is null or r.instance_name = wanted)
+        group by r.instance
+    ), changed as materialized (
+        select
+            s.instance,
+            p.instance is null as has_left,
+            coalesce(p.evolution_server, s.evolution_server) as evolution_server
+        from qr_refresh.instance_state as s
+        left join present as p on s.instance = p.instance
+        where
+            qr_refresh.is_share_of(s.instance, worker, workers)
+            and (wanted is null or s.instance_name = wanted)
+            and (
+                (p.instance is null) <> (s.left_at is not null)
+                or p.evolution_server <> s.evolution_server
+                -- The clock was set back.
+                or s.next_attempt_at > looked_at + interval '1 hour'
+                -- Somebody has cleared its QR code; a trigger may do so each time.
+                or (
+                    p.is_cleared
+                    and s.queue = 'rotating'
+                    and s.under_way_until is null
+                    and s.next_attempt_at > looked_at
+                    and s.attempted_at < looked_at - interval '1 second'
+                )
+            )
+        limit most
+    ), free as (
+        select c.*
+        from qr_refresh.instance_state as s
+        inner join changed as c on s.instance = c.instance
+        -- Another session's open transaction must not hold this one.
+        for update of s skip locked
+    )
+    update qr_refresh.instance_state as s
+    set
+        evolution_server = f.evolution_server,
+        next_attempt_at = looked_at,
+        left_at = case when f.has_left then looked_at end,
+        -- With that QR code it was connected, as the application says.
+        used_digest = case
+            when f.has_left and s.left_at is null and exists (
+                select
+                from public.evolution_instances as e
+                where
+                    e.instance_name::text = s.instance_name
+                    and e.instance_status::text in (
+                        'connected', (select t.connected_status from qr_refresh.settings as t)
+                    )
+            ) then s.qr_digest
+            else s.used_digest
+        end,
+        -- Whoever is back begins anew, but for the QR codes that were seen.
+        known_since = case when s.left_at is null then s.known_since else looked_at end,
+        failures = case when s.left_at is null then s.failures else 0 end,
+        outcome = case when s.left_at is null then s.outcome end,
+        error = case when s.left_at is null then s.error end,
+        queue = case when s.left_at is null then s.queue else 'new' end
+    from free as f
+    where s.instance = f.instance;
+end
+$$;
+
+comment on function qr_refresh.notice(integer, integer, text) is
+'Looks at the connecting rows, and notes in qr_refresh.instance_state who has left, who is back, whose server has another name and whose QR code was cleared.
+worker, workers: the share of this worker, from 1. wanted: this instance_name only; NULL for all.
+Waits for nobody: what another session holds is for the next look. Private.';
