@@ -32,7 +32,7 @@ begin
             ('ask check_client evolution_api_base_url evolution_client', '', ''),
             ('attempts_for choose choose_due connecting_rows instance_key', '', ''),
             ('instance_problem is_share_of new_instances next_due_at notice notice_new oversized_rows places', '', ''),
-            ('came_to notify_stored sort_out_expired store', '', ''),
+            ('came_to notify_stored run_deferred_triggers sort_out_expired store', '', ''),
             ('store_connected store_postponed store_qr_codes', '', ''),
             ('connects_per_code reconnect_at remember remember_servers', '', ''),
             ('wait_for_next_code', '', ''),

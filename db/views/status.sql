@@ -23,12 +23,11 @@ comment on view qr_refresh.status is
 'Not readable on a standby.';
 comment on column qr_refresh.status.instance_name is 'Name of the instance in Evolution API.';
 comment on column qr_refresh.status.is_live is
-'The stored QR code was first seen less than 45 s ago, which is how long WhatsApp accepts one.';
+'The stored QR code is the one that was last seen, it was not used, and it was first seen less than 45 s ago, which is how long WhatsApp accepts one.';
 comment on column qr_refresh.status.qr_age is
 'Time since the stored QR code was first seen. NULL: none is stored, or the job has not seen it since the instance is connecting.';
 comment on column qr_refresh.status.last_outcome is
-'Of the last attempt: stored, unchanged, no_qr_code, connected, closed, expired, changed, failed, update_failed, timeout. '
-'NULL: not asked yet.';
+'Of the last attempt, a row of qr_refresh.outcomes. NULL: not asked yet.';
 comment on column qr_refresh.status.last_error is
 'Short reason of the outcome failed, without host and token; SQLSTATE of update_failed.';
 comment on column qr_refresh.status.failures is

@@ -23,8 +23,21 @@ ATTEMPTS = [
 ]
 
 
-@pytest.mark.parametrize("caller", ["refresh_qr_codes", "doctor"])
-def test_a_trigger_gains_nothing_from_a_superuser_who_runs_the_job(job: Job, caller: str) -> None:
+AT_ONCE = "create trigger try_all before update on evolution_instances"
+# That one runs at COMMIT, as whoever called the job.
+AT_THE_END = (
+    "create constraint trigger try_all after update on evolution_instances"
+    " deferrable initially deferred"
+)
+
+
+@pytest.mark.parametrize(
+    ("caller", "trigger"),
+    [("refresh_qr_codes", AT_ONCE), ("refresh_qr_codes", AT_THE_END), ("doctor", AT_ONCE)],
+)
+def test_a_trigger_gains_nothing_from_a_superuser_who_runs_the_job(
+    job: Job, caller: str, trigger: str
+) -> None:
     """It has the privileges of qr_refresh_owner, and cannot get back to the session's own."""
     attempts = [attempt.format(superuser=job.connection.info.user) for attempt in ATTEMPTS]
     execute = job.connection.execute
@@ -50,10 +63,7 @@ def test_a_trigger_gains_nothing_from_a_superuser_who_runs_the_job(job: Job, cal
     )
     job.add("shop")
     assert job.run()["refreshed"] == 1
-    execute(
-        "create trigger try_all before update on evolution_instances"
-        " for each row execute function try_all()"
-    )
+    execute(f"{trigger} for each row execute function try_all()".encode())
     # Notices, because doctor() takes back what it writes.
     told: list[list[str]] = []
     job.connection.add_notice_handler(
@@ -70,3 +80,20 @@ def test_a_trigger_gains_nothing_from_a_superuser_who_runs_the_job(job: Job, cal
     assert {ran_as for _, ran_as, _ in rows} == {"qr_refresh_owner"}
     # Insufficient privilege; not inside a function with SECURITY DEFINER.
     assert [row for row in rows if row[2] not in ("42501", "0A000")] == []
+
+
+def test_what_a_deferred_constraint_refuses_costs_that_row_alone(job: Job) -> None:
+    job.connection.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        " $$ begin if new.instance_name = 'bad' then raise check_violation; end if;"
+        " return null; end $$;"
+        "create constraint trigger refuse after update on evolution_instances"
+        " deferrable initially deferred for each row execute function refuse()"
+    )
+    for name in ("bad", "good", "other"):
+        job.add(name)
+    results = {result["instance_name"]: result for result in job.run()["results"]}
+    assert results["bad"]["error"] == "Database update failed"
+    assert job.row("bad").qr_code is None
+    assert job.row("good").qr_code is not None
+    assert job.row("other").qr_code is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -46,6 +47,8 @@ def remember(job: Job, name: str, outcome: str, now: datetime, **columns: Any) -
     columns = {
         key: now - seconds(value) if key in moments else value for key, value in columns.items()
     } | {"instance_name": name, "outcome": outcome}
+    if written is not None:
+        columns["qr_digest"] = hashlib.sha256(b"a QR code").digest()
     columns["instance"] = job.value(
         "select qr_refresh.instance_key(%s::text, %s::text, 'token')", server, name
     )
@@ -127,17 +130,33 @@ def test_each_column_of_status_of_an_instance_that_was_not_asked_yet(job: Job) -
     assert set(status.values()) == {None}
 
 
-@pytest.mark.parametrize(("earlier", "is_live"), [(4.9, True), (5.1, False)])
-def test_what_was_written_up_to_five_seconds_before_it_was_remembered_is_the_qr_that_was_seen(
-    job: Job, now: datetime, earlier: float, is_live: bool
+LIVE = {"attempted_at": 1, "last_qr_update": 10, "qr_first_seen_at": 10}
+
+
+@pytest.mark.parametrize(
+    ("change", "is_live"),
+    [
+        ("update evolution_instances set updated_at = now()", True),
+        ("update evolution_instances set qr_code = 'of somebody else'", False),
+        ("update evolution_instances set qr_code = null", False),
+        ("update qr_refresh.instance_state set used_digest = qr_digest", False),
+        # The clock was set back.
+        ("update qr_refresh.instance_state set qr_first_seen_at = now() + interval '1 h'", False),
+        ("update evolution_instances set evolution_server = 'south'", False),
+        ("update evolution_instances set instance_token = 'another'", False),
+    ],
+)
+def test_live_is_what_was_seen_and_stands_in_the_row(
+    job: Job, now: datetime, change: str, is_live: bool
 ) -> None:
-    remember(
-        *(job, "shop", "failed", now),
-        last_qr_update=10 + earlier,
-        attempted_at=1,
-        qr_first_seen_at=10,
-    )
+    remember(*(job, "shop", "stored", now), **LIVE)
+    job.connection.execute(change.encode())
     assert row(job, "status")["is_live"] is is_live
+
+
+def test_a_name_that_is_too_long_is_shown_by_its_beginning(job: Job) -> None:
+    job.add_row("x" * 150_000)
+    assert row(job, "status")["instance_name"] == "x" * 40 + "..."
 
 
 def keep_run(

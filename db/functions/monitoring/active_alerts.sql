@@ -36,8 +36,13 @@ begin
     select
         'server_unreachable',
         null::text,
-        -- The last run in which somebody got an answer.
-        (select max(r.finished_at) from qr_refresh.runs as r where r.refreshed > 0),
+        -- When somebody there last got an answer.
+        (
+            select max(s.answered_at)
+            from qr_refresh.instance_state as s
+            left join qr_refresh.evolution_servers as v on c.evolution_server = v.server_name
+            where s.evolution_server = coalesce(v.server_name, '')
+        ),
         format(
             'none of %s instances got an answer%s: %s',
             count(*),

@@ -32,11 +32,32 @@ declare
     qr_life constant interval := '45 seconds';
 begin
     return query
-    with known as (
+    with rows as (
         select
-            e.instance_name::text as instance_name,
-            e.evolution_server::text as evolution_server,
+            -- What is too long to be an instance is not read either.
+            case
+                when octet_length(e.instance_name::text) <= 1020 then e.instance_name::text
+                else left(e.instance_name::text, 40) || '...'
+            end as instance_name,
+            case
+                when
+                    octet_length(e.instance_name::text) <= 1020
+                    and coalesce(octet_length(e.instance_token::text), 0) <= 1020
+                    and coalesce(octet_length(e.evolution_server::text), 0) <= 1020
+                    then qr_refresh.instance_key(
+                        e.evolution_server::text, e.instance_name::text, e.instance_token::text
+                    )
+            end as instance,
+            left(e.evolution_server::text, 255) as evolution_server,
             e.last_qr_update::timestamptz as last_qr_update,
+            e.qr_code::text as qr_code
+        from public.evolution_instances as e
+        where e.instance_status = 'connecting'
+    ), known as (
+        select
+            r.instance_name,
+            r.evolution_server,
+            r.last_qr_update,
             s.qr_first_seen_at,
             s.qr_changed_after,
             s.attempted_at,
@@ -46,23 +67,13 @@ begin
             s.next_attempt_at,
             s.queue = 'failing' or coalesce(s.round_trip > 1, false) as is_slow,
             s.known_since,
-            -- The last QR code seen is the one that stands in the table: the last attempt said so, or
-            -- it was written since. A run writes it a moment before it records that it was seen.
-            e.qr_code is not null
-            and coalesce(
-                s.outcome in ('stored', 'unchanged')
-                or e.last_qr_update::timestamptz >= s.qr_first_seen_at - interval '5 seconds',
-                false
+            s.qr_digest is not distinct from s.used_digest as is_used,
+            -- The last QR code seen is the one that stands in the table: nobody else has written it.
+            coalesce(
+                s.qr_digest = sha256(convert_to(r.qr_code, getdatabaseencoding())), false
             ) as is_stored
-        from public.evolution_instances as e
-        left join qr_refresh.instance_state as s
-            on
-                e.instance_name::text = s.instance_name
-                and s.left_at is null
-                and s.instance = qr_refresh.instance_key(
-                    e.evolution_server::text, e.instance_name::text, e.instance_token::text
-                )
-        where e.instance_status = 'connecting'
+        from rows as r
+        left join qr_refresh.instance_state as s on r.instance = s.instance and s.left_at is null
     ), judged as (
         select
             k.*,
@@ -70,7 +81,11 @@ begin
                 when k.is_stored then k.qr_first_seen_at + qr_life
                 else k.last_qr_update + qr_life
             end as dead_since,
-            k.is_stored and k.qr_first_seen_at + qr_life > clock_timestamp() as is_live
+            k.is_stored
+            and not k.is_used
+            -- Nor is one live that comes from the future: the clock was set back.
+            and clock_timestamp() between k.qr_first_seen_at and k.qr_first_seen_at + qr_life
+                as is_live
         from known as k
     )
     select

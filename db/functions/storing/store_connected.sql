@@ -43,6 +43,7 @@ begin
                     attempt.instance_token,
                     attempt.evolution_server;
                 get diagnostics written = row_count;
+                perform qr_refresh.run_deferred_triggers();
                 if written = 0 then
                     -- A trigger has returned NULL.
                     attempts[i] := qr_refresh.came_to(attempt, 'update_failed', 'SQLSTATE 09000');

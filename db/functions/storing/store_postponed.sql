@@ -72,6 +72,7 @@ begin
                             and e.instance_status = 'connecting'
                     )
                 into is_free, is_written, is_there;
+                perform qr_refresh.run_deferred_triggers();
                 if is_written then
                     attempts[i] := qr_refresh.came_to(attempt, 'stored');
                 elsif is_free then

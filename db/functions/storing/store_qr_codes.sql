@@ -78,6 +78,7 @@ begin
     ) into stored
     from unnest(attempts) as a
     left join found as o on a.instance = o.instance;
+    perform qr_refresh.run_deferred_triggers();
     return coalesce(stored, '{}');
 exception when others or assert_failure then
     return array(
