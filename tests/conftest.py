@@ -128,6 +128,13 @@ def simulator(server: Server) -> Iterator[Simulator]:
 
 
 @pytest.fixture
+def second_simulator(server: Server) -> Iterator[Simulator]:
+    """Another one."""
+    with simulator_for(server) as running:
+        yield running
+
+
+@pytest.fixture
 def job(connect: Callable[[], Connection], simulator: Simulator) -> Job:
     """The job in this test's database, which asks the simulator."""
     job = Job(connect(), simulator)

@@ -31,6 +31,15 @@ NEVER_RESOLVES = """
 """
 
 
+def is_process_1(connection: Connection) -> bool:
+    """Tell whether the postmaster is process 1, as in a container without an init of its own.
+
+    A run then ends its client: one that is killed while it is idle would be left to the postmaster,
+    which takes that for the crash of a session.
+    """
+    return run_python(connection, "import os; plpy.notice(os.getppid())") == "1"
+
+
 def run_python(connection: Connection, body: str) -> str:
     """Run a PL/Python block in this session, and return the last thing it passes to plpy.notice."""
     notices: list[str] = [""]

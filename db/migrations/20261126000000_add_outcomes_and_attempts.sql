@@ -141,7 +141,7 @@ alter table qr_refresh.instance_state drop column if exists is_slow;
 
 -- Who is due is found without looking at those who are not.
 create index if not exists instance_state_due_idx
-on qr_refresh.instance_state (queue, next_attempt_at) where left_at is null;
+on qr_refresh.instance_state (evolution_server, queue, next_attempt_at) where left_at is null;
 create index if not exists instance_state_under_way_idx
 on qr_refresh.instance_state (under_way_until) where under_way_until is not null;
 create index if not exists instance_state_left_idx

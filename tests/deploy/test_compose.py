@@ -200,7 +200,7 @@ def test_one_command_gives_a_server_with_the_job_scheduled_that_outlives_a_resta
         ).fetchall()
         assert url == [("http://127.0.0.1:1", "environment")]
         query = "select count(*) from cron.job_run_details where status = 'running'"
-        wait_until(lambda: value_of(connection, query) == 2, "pg_cron runs the job", timeout=90)
+        wait_until(lambda: value_of(connection, query) == 1, "pg_cron runs the job", timeout=90)
         connection.execute(
             "insert into evolution_instances (instance_name, qr_code) values ('shop', 'a code')"
         )
@@ -308,6 +308,6 @@ def test_options_of_the_operators_leave_the_job_scheduled(project: Project) -> N
 
     try:
         wait_until(answer, "the server has the job", timeout=60)
-        assert answer() == "50|3\n"
+        assert answer() == "50|2\n"
     finally:
         subprocess.run(["docker", "kill", container], capture_output=True, check=True)

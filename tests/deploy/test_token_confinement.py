@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 
 from db.order import FUNCTIONS, ROOT, VIEWS
-from tools.backend import client_of, run_python
+from tools.backend import client_of, is_process_1, run_python
 from tools.job import Connection, Job
 
 SECURITY = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
@@ -97,6 +97,8 @@ def test_what_would_lead_to_a_token_is_refused(job: Job) -> None:
 
 
 def test_no_argument_and_no_environment_of_the_http_client_holds_a_token(job: Job) -> None:
+    if is_process_1(job.connection):
+        pytest.skip("where the postmaster is process 1 a run ends its client: PG=local keeps it")
     add(job, "shop")
     assert job.run()["refreshed"] == 1
     client = client_of(job.connection, job.connection.info.backend_pid)

@@ -18,6 +18,7 @@ from tools.backend import (
     change_client,
     client_of,
     clients,
+    is_process_1,
     processes,
     replace_client,
     run_python,
@@ -57,6 +58,8 @@ def is_zombie(watcher: Connection, pid: int) -> bool:
 def test_a_session_keeps_its_client_between_runs_and_takes_it_along(
     job: Job, connect: Callable[[], Connection]
 ) -> None:
+    if is_process_1(job.connection):
+        pytest.skip("where the postmaster is process 1 a run ends its client: PG=local keeps it")
     watcher, pid = connect(), job.connection.info.backend_pid
     job.add("shop")
     assert clients(watcher, pid) == []
@@ -68,7 +71,18 @@ def test_a_session_keeps_its_client_between_runs_and_takes_it_along(
     wait_until_gone(watcher, client, pid)
 
 
+def test_where_the_postmaster_is_process_1_a_run_takes_its_client_along(job: Job) -> None:
+    if not is_process_1(job.connection):
+        pytest.skip("the postmaster has a parent here: PG=docker has none")
+    job.add("shop")
+    for _ in range(2):
+        assert job.run()["refreshed"] == 1
+        assert clients(job.connection, job.connection.info.backend_pid) == []
+
+
 def test_another_program_reaches_open_sessions(job: Job, connect: Callable[[], Connection]) -> None:
+    if is_process_1(job.connection):
+        pytest.skip("where the postmaster is process 1 a run ends its client: PG=local keeps it")
     watcher, pid = connect(), job.connection.info.backend_pid
     job.add("shop")
     job.run()
@@ -103,6 +117,8 @@ def test_a_client_that_is_killed_fails_its_calls_and_another_goes_on(
 def test_a_client_that_is_killed_between_two_runs_is_replaced(
     job: Job, connect: Callable[[], Connection]
 ) -> None:
+    if is_process_1(job.connection):
+        pytest.skip("where the postmaster is process 1 a run ends its client: PG=local keeps it")
     watcher, pid = connect(), job.connection.info.backend_pid
     job.add("shop")
     job.run()
@@ -145,6 +161,8 @@ def arguments_of(watcher: Connection, pid: int, file: str = "cmdline") -> list[s
 def test_nothing_but_a_path_is_in_its_environment_and_no_token_in_its_arguments(
     hostile_job: Job, hostile_server: HostileServer, connect: Callable[[], Connection]
 ) -> None:
+    if is_process_1(hostile_job.connection):
+        pytest.skip("where the postmaster is process 1 a run ends its client: PG=local keeps it")
     watcher, pid = connect(), hostile_job.connection.info.backend_pid
     run_python(hostile_job.connection, "import os; os.environ['PYTHONPATH'] = '/nowhere'")
     hostile_job.add_row("shop", TOKEN)
@@ -165,6 +183,8 @@ def test_nothing_but_a_path_is_in_its_environment_and_no_token_in_its_arguments(
 def test_it_has_no_file_of_the_backend_and_no_folder(
     job: Job, connect: Callable[[], Connection]
 ) -> None:
+    if is_process_1(job.connection):
+        pytest.skip("where the postmaster is process 1 a run ends its client: PG=local keeps it")
     watcher, pid = connect(), job.connection.info.backend_pid
     job.add("shop")
     job.run()

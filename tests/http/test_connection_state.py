@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +12,8 @@ from psycopg.rows import class_row
 from simulator import Simulator, Trouble, error_answer, json_answer
 from simulator.hostile import HostileServer
 from simulator.instance import Reaction, StateName
-from tests.evolution_api import simulator_for
 from tests.http.misbehaviour import LATE, errors, start_client
 from tools.backend import change_client, clients
-from tools.engines import Server
 from tools.job import PNG_URL, Connection, Job, read_qr
 
 
@@ -76,12 +73,6 @@ def fetch(connection: Connection, *wanted: Wanted, **settings: Any) -> dict[str,
         found |= {row.instance_name: row for row in rows}
         to_ask = ()
     return found
-
-
-@pytest.fixture
-def second_simulator(server: Server) -> Iterator[Simulator]:
-    with simulator_for(server) as running:
-        yield running
 
 
 # --- the state ------------------------------------------------------------------------------------

@@ -130,9 +130,6 @@ def test_each_column_of_status_of_an_instance_that_was_not_asked_yet(job: Job) -
     assert set(status.values()) == {None}
 
 
-LIVE = {"attempted_at": 1, "last_qr_update": 10, "qr_first_seen_at": 10}
-
-
 @pytest.mark.parametrize(
     ("change", "is_live"),
     [
@@ -149,7 +146,12 @@ LIVE = {"attempted_at": 1, "last_qr_update": 10, "qr_first_seen_at": 10}
 def test_live_is_what_was_seen_and_stands_in_the_row(
     job: Job, now: datetime, change: str, is_live: bool
 ) -> None:
-    remember(*(job, "shop", "stored", now), **LIVE)
+    remember(
+        *(job, "shop", "stored", now),
+        attempted_at=1,
+        last_qr_update=10,
+        qr_first_seen_at=10,
+    )
     job.connection.execute(change.encode())
     assert row(job, "status")["is_live"] is is_live
 

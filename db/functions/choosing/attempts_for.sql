@@ -15,19 +15,36 @@ declare
     closed_for constant interval := interval '5 seconds';
 begin
     return query
-    with rows as (
+    with named as materialized (
+        -- By name alone, which the table may have an index of; then only these are looked at.
+        select
+            i.instance,
+            i.position,
+            e.instance_name::text as instance_name,
+            e.instance_token::text as instance_token,
+            e.evolution_server::text as evolution_server,
+            e.last_qr_update is not null as had_qr_code
+        from unnest(instances, names) with ordinality as i (instance, instance_name, position)
+        inner join public.evolution_instances as e on i.instance_name = e.instance_name::text
+        where
+            e.instance_status = 'connecting'
+            and coalesce(octet_length(e.instance_token::text) <= 1020, true)
+            and coalesce(octet_length(e.evolution_server::text) <= 1020, true)
+    ), rows as (
         -- Two rows may be the same instance.
         select
-            r.instance,
-            r.instance_name,
-            r.instance_token,
-            r.evolution_server,
-            min(i.position) as position,
-            bool_or(r.last_qr_update is not null) as had_qr_code
-        from unnest(instances, names) with ordinality as i (instance, instance_name, position)
-        inner join qr_refresh.connecting_rows() as r
-            on i.instance_name = r.instance_name and i.instance = r.instance
-        group by r.instance, r.instance_name, r.instance_token, r.evolution_server
+            n.instance,
+            n.instance_name,
+            n.instance_token,
+            n.evolution_server,
+            min(n.position) as position,
+            bool_or(n.had_qr_code) as had_qr_code
+        from named as n
+        where
+            n.instance = qr_refresh.instance_key(
+                n.evolution_server, n.instance_name, n.instance_token
+            )
+        group by n.instance, n.instance_name, n.instance_token, n.evolution_server
     ), located as (
         select
             r.*,

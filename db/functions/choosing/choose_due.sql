@@ -3,6 +3,11 @@ create or replace function qr_refresh.choose_due(worker integer, workers integer
 returns setof qr_refresh.attempt
 language plpgsql volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
+-- By the index, whatever the statistics say: a crowd may have come a moment ago.
+set enable_seqscan = off
+set enable_bitmapscan = off
+-- What is switched off counts as costly, and costly queries would be compiled.
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -61,12 +66,12 @@ begin
             v.free_for_others,
             q.queue <> 'rotating' as is_other,
             s.instance,
-            -- In turn, two that rotate for one of each other queue.
+            -- In turn, by weight.
             row_number() over (partition by v.name, q.queue order by s.next_attempt_at) / q.weight
                 as turn
         from servers as v
         cross join (
-            values ('rotating', 2.0), ('new', 1.0), ('waiting', 1.0), ('failing', 1.0)
+            values ('rotating', 2.0), ('new', 2.0), ('waiting', 1.0), ('failing', 0.5)
         ) as q (queue, weight)
         cross join lateral (
             select s.instance, s.next_attempt_at

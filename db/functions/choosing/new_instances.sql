@@ -18,7 +18,7 @@ begin
         -- In a crowd, one is due a little later than the one before: so who comes after the crowd need
         -- not wait for all of it.
         clock_timestamp()
-        + interval '1 millisecond' * greatest(row_number() over (order by random()) - 100, 0)
+        + interval '5 milliseconds' * greatest(row_number() over (order by random()) - 100, 0)
     from (
         select
             r.instance,

@@ -3,6 +3,11 @@ create or replace function qr_refresh.next_due_at(worker integer, workers intege
 returns timestamptz
 language sql stable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
+-- By the index, whatever the statistics say: a crowd may have come a moment ago.
+set enable_seqscan = off
+set enable_bitmapscan = off
+-- What is switched off counts as costly, and costly queries would be compiled.
+set jit = off
 as $$
     select min(case when t.away_since is null then s.next_attempt_at else t.next_probe_at end)
     from (

@@ -70,9 +70,11 @@ begin
         if looks_at is null or looks_at <= clock_timestamp() then
             looks_at := clock_timestamp();
             perform qr_refresh.notice(worker, workers), qr_refresh.notice_new(worker, workers);
-            -- Once a second, but not for more than a twentieth of the time.
-            looks_at := clock_timestamp()
-            + greatest(interval '1 second', 20 * (clock_timestamp() - looks_at));
+            -- Once a second; where that takes long, less often, but a new one must not wait for long.
+            looks_at := clock_timestamp() + least(
+                interval '2 seconds',
+                greatest(interval '1 second', 20 * (clock_timestamp() - looks_at))
+            );
         end if;
         next_due_at := least(qr_refresh.next_due_at(worker, workers), looks_at, ends_at);
         wait := extract(epoch from next_due_at - clock_timestamp());
