@@ -289,7 +289,7 @@ def test_a_server_whose_name_never_resolves_costs_only_its_own_and_leaves_no_cli
     rows = fetch(job.connection, *slow, *wanted, request_timeout=0.9, max_concurrency=1)
     assert {rows[instance.name].outcome for instance in slow} == {"timeout"}
     # One after the other.
-    assert all(0.9 <= rows[instance.name].elapsed < 1.8 + LATE for instance in slow)
+    assert all(0.9 <= rows[instance.name].elapsed < 6 for instance in slow)
     assert {rows[instance.name].outcome for instance in wanted} == {"qr_code"}
     assert job.simulator.total_requests == 10
     assert clients(job.connection, job.connection.info.backend_pid) == []

@@ -59,6 +59,8 @@ def test_a_crowd_of_new_rows_makes_a_new_one_and_the_living_wait_only_a_little(
         " select 'crowd ' || n, 't', 'connecting' from generate_series(1, 10000) as n"
     )
     with live(job, connect):
+        noticed = "select count(*) > 10000 from qr_refresh.instance_state"
+        wait_until(lambda: job.value(noticed), "the crowd is there")
         job.add("honest")
         assert has_qr_code_soon(job, "honest")
         # All of the living change.

@@ -59,7 +59,7 @@ begin
                 and s.evolution_server = n.name
                 and qr_refresh.is_share_of(s.instance, worker, workers)
         ) as u
-    ), candidates as materialized (
+    ), oldest as materialized (
         select
             v.name,
             v.free,
@@ -71,7 +71,7 @@ begin
                 as turn
         from servers as v
         cross join (
-            values ('rotating', 2.0), ('new', 2.0), ('waiting', 1.0), ('failing', 0.5)
+            values ('rotating', 2.0), ('new', 1.0), ('waiting', 1.0), ('failing', 0.5)
         ) as q (queue, weight)
         cross join lateral (
             select s.instance, s.next_attempt_at
@@ -95,6 +95,35 @@ begin
             for update skip locked
         ) as s
         where v.free > 0
+    ), newest as materialized (
+        -- In turn with those who wait for longest, so that nobody waits for a crowd.
+        select
+            v.name,
+            v.free,
+            v.free_for_others,
+            true as is_other,
+            s.instance,
+            row_number() over (partition by v.name order by s.next_attempt_at desc) + 0.5 as turn
+        from servers as v
+        cross join lateral (
+            select s.instance, s.next_attempt_at
+            from qr_refresh.instance_state as s
+            where
+                s.left_at is null
+                and s.evolution_server = v.name
+                and s.queue = 'new'
+                and s.next_attempt_at <= chosen_at
+                and (s.under_way_until is null or s.under_way_until <= chosen_at)
+                and qr_refresh.is_share_of(s.instance, worker, workers)
+            order by s.next_attempt_at desc
+            limit greatest(v.free, 0)
+            for update skip locked
+        ) as s
+        where v.free > 0 and not v.is_away
+    ), candidates as (
+        select c.name, c.free, c.free_for_others, c.is_other, c.instance, min(c.turn) as turn
+        from (select o.* from oldest as o union all select n.* from newest as n) as c
+        group by c.name, c.free, c.free_for_others, c.is_other, c.instance
     ), ranked as (
         select
             c.*,

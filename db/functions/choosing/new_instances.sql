@@ -15,10 +15,7 @@ begin
         n.instance,
         n.instance_name,
         n.evolution_server,
-        -- In a crowd, one is due a little later than the one before: so who comes after the crowd need
-        -- not wait for all of it.
         clock_timestamp()
-        + interval '5 milliseconds' * greatest(row_number() over (order by random()) - 100, 0)
     from (
         select
             r.instance,
@@ -42,4 +39,4 @@ $$;
 comment on function qr_refresh.new_instances(integer, integer, text) is
 'The connecting instances that are not in qr_refresh.instance_state, at most 10,000.
 worker, workers: the share of this worker, from 1. wanted: this instance_name only; NULL for all.
-Returns instance, instance_name, evolution_server (empty for the one of the settings) and when each is due: one after the other. Private.';
+Returns instance, instance_name, evolution_server (empty for the one of the settings) and when each is due: at once. Private.';
