@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -37,6 +38,14 @@ def card(page: Page, name: str) -> Locator:
 
 def state(page: Page, name: str) -> Locator:
     return card(page, name).locator(".state")
+
+
+def seconds_left(page: Page, name: str) -> int:
+    """For how long the code still lives, as its card says in English."""
+    text = card(page, name).locator(".age").text_content() or ""
+    found = re.fullmatch(r"Expires in (\d+) s", text)
+    assert found, text
+    return int(found[1])
 
 
 def wait_for_code(element: Locator, text: str | None) -> None:
