@@ -123,7 +123,8 @@ class Board:
     """The cards of all instances that connect or have just stopped to, and whether they are true.
 
     Attributes:
-        cards: by server and name. A card object is replaced when something in it changes, and only then.
+        cards: by server and name. A card object is replaced when something in it changes, and only
+            then.
         lifetime: seconds after which a QR code that stays the same is dead.
         database: `unread` before the first answer; `online`; `offline` while it does not answer;
             `refused` while it answers with an error.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,13 @@ import zxingcpp
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page
 
+from examples.live_page.server import FOLDER
 from simulator.picture import data_url, qr_text
 from tools.job import Job, wait_until
 
 LIVE, EXPIRED, WAITING, CONNECTED = "Live", "Expired", "Waiting for a code", "Connected"
+TEXTS: dict[str, dict[str, str]] = json.loads((FOLDER / "texts.json").read_text(encoding="utf-8"))
+ENGLISH = TEXTS["en"]
 
 
 @contextmanager
