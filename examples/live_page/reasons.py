@@ -23,6 +23,7 @@ Reason = Literal[
     "name_unusable",
     "server_unknown",
     "server_error",
+    "client_ended",
 ]
 
 # Seconds without an attempt, and after the next one was due, in which the job seems not to run. A
@@ -62,6 +63,7 @@ BY_ERROR: dict[str, Reason] = {
     "instance token ": "token_unusable",
     "instance name ": "name_unusable",
     "Evolution server is unknown": "server_unknown",
+    "HTTP client has ended": "client_ended",
 }
 
 

@@ -95,6 +95,7 @@ def test_what_the_client_says_of_a_connection_is_no_error_of_the_server() -> Non
         ("failed", "403 Forbidden", 1.0, -1.0, "token_refused"),
         ("failed", "4040", 1.0, -1.0, "server_error"),
         ("failed", None, 1.0, -1.0, "server_error"),
+        ("failed", "HTTP client has ended", 1.0, -1.0, "client_ended"),
         ("given_up", None, 500.0, -100.0, "given_up"),
         ("given_up", None, 500.0, 100.0, "job_late"),
         # One that runs every five minutes, and one that has just begun to be late.
