@@ -18,6 +18,8 @@ from tools.job import Connection
 from tools.page_role import create_page_role
 
 PORT = 8765
+# The rows name no evolution_server: the simulator is that of the settings.
+THE_ONLY_SERVER = None
 # What changes by itself: a phone scans the code of `tailor`, and logs out again.
 SCANNED = "tailor"
 SCAN_INTERVAL = 20.0
@@ -65,9 +67,11 @@ def live_page(url: str) -> Iterator[str]:
     """Serve the page at its usual port, or at a free one; yield its address."""
     with contextlib.ExitStack() as stack:
         try:
-            address = stack.enter_context(in_background(serving(url, port=PORT)))
+            page = serving(url, port=PORT, made_up={THE_ONLY_SERVER})
+            address = stack.enter_context(in_background(page))
         except OSError:
-            address = stack.enter_context(in_background(serving(url)))
+            page = serving(url, made_up={THE_ONLY_SERVER})
+            address = stack.enter_context(in_background(page))
         yield address
 
 

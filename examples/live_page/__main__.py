@@ -27,6 +27,13 @@ def main() -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8765, help="port; 0 for a free one")
+    parser.add_argument(
+        "--made-up",
+        action="append",
+        default=[],
+        metavar="SERVER",
+        help="mark the codes of this evolution_server as made up, as in a demo",
+    )
     options = parser.parse_args()
     url = os.environ.get("DATABASE_URL", "")
     if not url:
@@ -45,16 +52,18 @@ def main() -> None:
         query = f"?token={token}"
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        asyncio.run(_serve(url, options.host, options.port, token, query))
+        asyncio.run(_serve(url, options.host, options.port, token, query, options.made_up))
     except (OSError, OverflowError) as error:
         raise SystemExit(f"Cannot listen on {options.host}:{options.port}: {error}") from None
 
 
-async def _serve(url: str, host: str, port: int, token: str | None, query: str) -> None:
+async def _serve(
+    url: str, host: str, port: int, token: str | None, query: str, made_up: list[str]
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with serving(url, host, port, token) as address:
+    async with serving(url, host, port, token, made_up) as address:
         print(f"Live page: {address}{query}\nStop it with Ctrl-C.", flush=True)
         await stop.wait()
 

@@ -15,6 +15,9 @@ from typing import Any, Literal
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
+from .reasons import Reason, reason_of
+
+Key = tuple[str | None, str]
 Database = Literal["unread", "online", "offline", "refused"]
 
 LOG = logging.getLogger(__name__)
@@ -22,6 +25,8 @@ LOG = logging.getLogger(__name__)
 # The job sends a NOTIFY for each QR code that it stores. What the application writes, such as a new
 # status, sends none: it is found by reading the small columns again after so many seconds.
 READ_INTERVAL = 0.5
+# Why a code is missing is asked less often, for the view looks at each picture.
+REASON_INTERVAL = 2.0
 READ_TIMEOUT = 5.0
 RECONNECT_INTERVAL = 1.0
 
@@ -37,6 +42,7 @@ PNG_URL = "data:image/png;base64,"
 QUERY = """
 select
     e.instance_name::text as name,
+    e.evolution_server::text as server,
     e.instance_status::text as status,
     e.last_qr_update::text as updated_at,
     case
@@ -56,12 +62,30 @@ select
     ) as lifetime
 from public.evolution_instances as e
 left join
-    unnest(%(names)s::text[], %(times)s::text[]) as known (name, updated_at)
+    unnest(%(servers)s::text[], %(names)s::text[], %(times)s::text[])
+    as known (server, name, updated_at)
     on known.name = e.instance_name::text
+    and known.server is not distinct from e.evolution_server::text
 where
-    (e.instance_status = 'connecting' or e.instance_name::text = any(%(names)s::text[]))
+    (
+        e.instance_status = 'connecting'
+        or (e.instance_name::text = any(%(names)s::text[]) and known.name is not null)
+    )
     -- The job leaves these alone.
     and e.instance_name is not null
+-- Of two rows of one name on one server the last one is shown.
+order by e.last_qr_update nulls first
+"""
+
+REASON_QUERY = """
+select
+    s.instance_name as name,
+    s.evolution_server as server,
+    s.last_outcome as outcome,
+    s.last_error as error,
+    extract(epoch from clock_timestamp() - s.last_attempt_at)::float8 as asked_before,
+    extract(epoch from clock_timestamp() - s.next_attempt_at)::float8 as overdue
+from qr_refresh.status as s
 """
 
 
@@ -71,6 +95,7 @@ class Card:
 
     Attributes:
         name: as in instance_name; any characters.
+        server: as in evolution_server; None for the one of the settings.
         status: as in instance_status.
         picture: the QR code as a PNG data URL; None without one.
         updated_at: last_qr_update as the database writes it, only to notice another one.
@@ -78,22 +103,28 @@ class Card:
             where it is not known.
         is_used: the picture was there already when the instance was not connecting.
         left_at: when the instance was first seen not connecting; None while it connects.
+        reason: why there is no newer code; None where there is nothing to say.
+        error: what the view says to it; None for nothing.
     """
 
     name: str
+    server: str | None
     status: str
     picture: str | None
     updated_at: str | None
     stored_at: float | None
     is_used: bool
     left_at: float | None
+    reason: Reason | None
+    error: str | None
 
 
 class Board:
     """The cards of all instances that connect or have just stopped to, and whether they are true.
 
     Attributes:
-        cards: by name. A card object is replaced when something in it changes, and only then.
+        cards: by server and name. A card object is replaced when something in it changes, and only
+            then.
         lifetime: seconds after which a QR code that stays the same is dead.
         database: `unread` before the first answer; `online`; `offline` while it does not answer;
             `refused` while it answers with an error.
@@ -101,9 +132,10 @@ class Board:
 
     def __init__(self) -> None:
         """Make an empty board; `watch` fills it."""
-        self.cards: dict[str, Card] = {}
+        self.cards: dict[Key, Card] = {}
         self.lifetime = 45.0
         self.database: Database = "unread"
+        self._reasons: dict[Key, tuple[Reason | None, str | None]] = {}
         self._changes = 0
         self._changed = asyncio.Condition()
 
@@ -150,8 +182,14 @@ class Board:
         ) as connection:
             with _cut_off_when_late(connection):
                 await connection.execute("listen qr_refresh")
+            reasons_at = -REASON_INTERVAL
             while True:
                 asked_at = time.monotonic()
+                if asked_at - reasons_at >= REASON_INTERVAL:
+                    reasons_at = asked_at
+                    with _cut_off_when_late(connection):
+                        self._reasons = await _read_reasons(connection)
+                    asked_at = time.monotonic()
                 with _cut_off_when_late(connection):
                     rows = await self._read(connection)
                 await self._take(rows, asked_at)
@@ -160,7 +198,8 @@ class Board:
 
     async def _read(self, connection: psycopg.AsyncConnection[DictRow]) -> list[DictRow]:
         known = {
-            "names": list(self.cards),
+            "servers": [card.server for card in self.cards.values()],
+            "names": [card.name for card in self.cards.values()],
             "times": [card.updated_at for card in self.cards.values()],
         }
         cursor = await connection.execute(QUERY, known)
@@ -168,11 +207,12 @@ class Board:
 
     async def _take(self, rows: list[DictRow], asked_at: float) -> None:
         before = self.cards
-        after: dict[str, Card] = {}
+        after: dict[Key, Card] = {}
         for row in rows:
-            card = _card(row, before.get(row["name"]), asked_at)
+            key = (row["server"], row["name"])
+            card = _card(row, before.get(key), self._reasons.get(key, (None, None)), asked_at)
             if card.left_at is None or asked_at - card.left_at < KEPT_AFTER_CONNECTING:
-                after[card.name] = card
+                after[key] = card
             self.lifetime = row["lifetime"]
         if after != before or self.database != "online":
             if self.database != "online":
@@ -184,6 +224,19 @@ class Board:
         async with self._changed:
             self._changes += 1
             self._changed.notify_all()
+
+
+async def _read_reasons(
+    connection: psycopg.AsyncConnection[DictRow],
+) -> dict[Key, tuple[Reason | None, str | None]]:
+    cursor = await connection.execute(REASON_QUERY)
+    return {
+        (row["server"], row["name"]): (
+            reason_of(row["outcome"], row["error"], row["asked_before"], row["overdue"]),
+            row["error"],
+        )
+        for row in await cursor.fetchall()
+    }
 
 
 @contextlib.contextmanager
@@ -213,7 +266,12 @@ def _shut_down(link: socket.socket) -> None:
         link.shutdown(socket.SHUT_RDWR)
 
 
-def _card(row: dict[str, Any], former: Card | None, asked_at: float) -> Card:
+def _card(
+    row: dict[str, Any],
+    former: Card | None,
+    why: tuple[Reason | None, str | None],
+    asked_at: float,
+) -> Card:
     picture: str | None = row["qr_code"]
     if not row["has_picture"]:
         picture = None
@@ -239,12 +297,15 @@ def _card(row: dict[str, Any], former: Card | None, asked_at: float) -> Card:
         left_at = former.left_at if former and former.left_at is not None else asked_at
     card = Card(
         name=row["name"],
+        server=row["server"],
         status=row["status"],
         picture=picture,
         updated_at=row["updated_at"],
         stored_at=stored_at,
         is_used=is_used,
         left_at=left_at,
+        reason=why[0] if is_connecting else None,
+        error=why[1] if is_connecting else None,
     )
     # The same object, where it would be shown the same.
     return former if former == card else card

@@ -15,10 +15,13 @@ end
 $$;
 
 grant usage on schema public, qr_refresh to qr_page;
-grant select (instance_name, instance_status, qr_code, last_qr_update)
+grant select (instance_name, evolution_server, instance_status, qr_code, last_qr_update)
 on public.evolution_instances to qr_page;
 -- After how long a QR code counts as expired.
 grant select (qr_lifetime) on qr_refresh.settings to qr_page;
+-- Why a code is missing. A view calls functions with the privileges of whoever reads it.
+grant select on qr_refresh.status to qr_page;
+grant execute on function qr_refresh.connecting_instances() to qr_page;
 
 -- Where row level security is on, this is what lets it see rows.
 drop policy if exists qr_page_reads on public.evolution_instances;

@@ -1,5 +1,3 @@
-"use strict";
-
 // Seconds without a word from the server after which the connection counts as lost.
 const SILENCE = 20;
 const RETRY = 3;
@@ -9,27 +7,50 @@ const RENEWAL = 3600;
 const MOMENT = 5;
 
 const SIGNS = { waiting: "···", connected: "✓" };
-const TEXTS = { live: "Live", expired: "Expired", waiting: "Waiting for a code", connected: "Connected" };
-const PROBLEMS = {
-  offline: "The database does not answer. The page shows what was there before, and tries again by itself.",
-  refused: "The database refuses to be read. The log of this page's server says why.",
-  lost: "The connection to this page's server is lost. The page shows what was there before, and tries again by itself.",
-};
+const PROBLEMS = ["offline", "refused", "lost"];
+
+const allTexts = await (await fetch("texts.json")).json();
+const language = chosenLanguage(Object.keys(allTexts));
+const texts = allTexts[language];
+const inLanguage = new Intl.NumberFormat(language);
 
 const byId = (id) => document.getElementById(id);
 const list = byId("cards");
 const dialog = byId("large");
-const order = new Intl.Collator(undefined, { numeric: true });
+const order = new Intl.Collator(language, { numeric: true });
 
-const cards = new Map(); // by name
+const cards = new Map(); // by key: two servers may have an instance of the same name
 let lifetime = 45;
 let database = "unread";
-let enlarged = null; // name of the card in the dialog
+let enlarged = null; // key of the card in the dialog
 let source = null;
 let heardAt = 0;
 let openedAt = 0;
 let ahead = 0; // of now(), on the server's clock
 let isLost = false;
+
+document.documentElement.lang = language;
+fillIn(document);
+fillIn(byId("card").content);
+
+// The first language of the browser that there is, also as another country's: pt serves as pt-BR.
+function chosenLanguage(there) {
+  for (const wanted of navigator.languages) {
+    const root = (name) => name.toLowerCase().split("-")[0];
+    const found = there.find((name) => root(name) === root(wanted));
+    if (found) return found;
+  }
+  return there[0];
+}
+
+function text(key, values = {}) {
+  return texts[key].replace(/\{(\w+)\}/g, (_, name) =>
+    typeof values[name] === "number" ? inLanguage.format(values[name]) : values[name]);
+}
+
+function fillIn(root) {
+  for (const element of root.querySelectorAll("[data-text]")) element.textContent = text(element.dataset.text);
+}
 
 // Codes die also while a machine sleeps. performance.now() stands still then in most browsers
 // (https://github.com/w3c/hr-time/issues/115). Date.now() does not, but it can be set. So what it
@@ -75,15 +96,15 @@ function take(event) {
   ahead = Math.min(ahead, now() - event.time);
   const writtenAt = event.time + ahead;
   // The first event after a new connection has every card that there is.
-  const names = new Set(event.cards.map((card) => card.name));
-  const gone = event.all ? [...cards.keys()].filter((name) => !names.has(name)) : event.gone;
-  for (const name of gone) {
-    cards.get(name)?.element.remove();
-    cards.delete(name);
+  const keys = new Set(event.cards.map((card) => card.key));
+  const gone = event.all ? [...cards.keys()].filter((key) => !keys.has(key)) : event.gone;
+  for (const key of gone) {
+    cards.get(key)?.element.remove();
+    cards.delete(key);
   }
-  for (const { name, status, picture, age } of event.cards) {
-    const card = cards.get(name) ?? add(name);
-    Object.assign(card, { status, storedAt: age === null ? null : writtenAt - age });
+  for (const { picture, age, ...rest } of event.cards) {
+    const card = cards.get(rest.key) ?? add(rest);
+    Object.assign(card, rest, { storedAt: age === null ? null : writtenAt - age });
     if (card.picture !== picture) {
       card.picture = picture;
       const image = card.element.querySelector("img");
@@ -94,25 +115,30 @@ function take(event) {
   draw();
 }
 
-function add(name) {
+function add({ key, name, server }) {
   const element = byId("card").content.firstElementChild.cloneNode(true);
+  const place = server === null ? "" : text("on_server", { server });
+  const label = [name, place].filter(Boolean).join(", ");
   // Only ever as text: a name may hold anything.
   element.querySelector("h2").textContent = name;
+  element.querySelector(".server").textContent = place;
   const button = element.querySelector("button");
-  button.setAttribute("aria-label", `Enlarge the QR code of ${name}`);
+  button.setAttribute("aria-label", text("enlarge", { name: label }));
   button.addEventListener("click", () => {
-    enlarged = name;
+    enlarged = key;
     draw();
     dialog.showModal();
   });
-  const card = { name, element, told: null };
+  const card = { key, name, label, element, told: null };
   // Cards stand in the order of their names, and none is moved: the keyboard's place stays.
-  const isBefore = (a, b) => (order.compare(a, b) || (a < b ? -1 : 1)) < 0;
-  const next = [...cards.values()].map((other) => other.name).sort((a, b) => (isBefore(a, b) ? -1 : 1))
-    .find((other) => isBefore(name, other));
-  list.insertBefore(element, next === undefined ? null : cards.get(next).element);
-  cards.set(name, card);
+  const next = [...cards.values()].sort(compare).find((other) => compare(card, other) < 0);
+  list.insertBefore(element, next?.element ?? null);
+  cards.set(key, card);
   return card;
+}
+
+function compare(a, b) {
+  return order.compare(a.name, b.name) || (a.key < b.key ? -1 : 1);
 }
 
 function stateOf(card) {
@@ -125,37 +151,59 @@ function isBetweenCodes(card, state) {
   return state === "expired" && card.storedAt !== null && now() - card.storedAt < lifetime + MOMENT;
 }
 
-function ageText(card) {
-  if (card.storedAt === null) return "";
+function restOf(card) {
+  return Math.max(0, card.storedAt + lifetime - now());
+}
+
+function ageText(card, state) {
+  if (state === "live") return text("expires", { seconds: Math.ceil(restOf(card)) });
+  if (state !== "expired" || card.storedAt === null) return "";
   const seconds = Math.max(0, Math.floor(now() - card.storedAt));
-  if (seconds < 60) return `Stored ${seconds} s ago`;
-  if (seconds < 3600) return `Stored ${Math.floor(seconds / 60)} min ${seconds % 60} s ago`;
-  return `Stored ${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min ago`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 1) return text("stored_seconds", { seconds });
+  if (minutes < 60) return text("stored_minutes", { minutes, seconds: seconds % 60 });
+  return text("stored_hours", { hours: Math.floor(minutes / 60), minutes: minutes % 60 });
+}
+
+function reasonText(card, state) {
+  const isShown = (state === "waiting" || state === "expired") && card.reason !== null;
+  if (!isShown || isBetweenCodes(card, state)) return "";
+  return text(`reason_${card.reason}`, { error: card.error ?? "" });
 }
 
 function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+// What a card and the dialog have in common.
+function drawWords(element, card) {
+  element.dataset.state = card.state;
+  setText(element.querySelector(".state"), card.text);
+  setText(element.querySelector(".age"), card.ageText);
+  element.querySelector(".made-up").hidden = !(card.made_up && card.hasPicture);
+  const bar = element.querySelector(".bar");
+  bar.hidden = card.state !== "live";
+  if (!bar.hidden) bar.firstElementChild.style.width = `${(100 * restOf(card)) / lifetime}%`;
+}
+
 function drawCard(card) {
   const state = stateOf(card);
-  const text = TEXTS[state] ?? `Status: ${card.status}`;
-  const { element } = card;
-  const button = element.querySelector("button");
+  const words = text(`state_${state}`, { status: card.status });
   const hasPicture = state === "live" || state === "expired";
+  Object.assign(card, { state, text: words, ageText: ageText(card, state), hasPicture });
+  const { element } = card;
+  drawWords(element, card);
+  const button = element.querySelector("button");
   if (!hasPicture && document.activeElement === button) element.querySelector("h2").focus();
   button.hidden = !hasPicture;
-  element.dataset.state = state;
-  setText(element.querySelector(".state"), text);
   const placeholder = element.querySelector(".no-picture");
   placeholder.hidden = hasPicture;
   setText(placeholder, SIGNS[state] ?? "–");
-  setText(element.querySelector(".age"), hasPicture ? ageText(card) : "");
-  Object.assign(card, { state, text, hasPicture });
-  if (isBetweenCodes(card, state) || text === card.told) return null;
+  setText(element.querySelector(".reason"), reasonText(card, state));
+  if (isBetweenCodes(card, state) || words === card.told) return null;
   const isFirst = card.told === null;
-  card.told = text;
-  return isFirst ? null : `${card.name}: ${text}`;
+  card.told = words;
+  return isFirst ? null : `${card.label}: ${words}`;
 }
 
 function drawDialog() {
@@ -165,9 +213,8 @@ function drawDialog() {
     card?.element.querySelector("h2").focus();
     return;
   }
-  dialog.dataset.state = card.state;
-  setText(byId("large-name"), card.name);
-  setText(dialog.querySelector(".state"), [card.text, ageText(card).toLowerCase()].filter(Boolean).join(", "));
+  drawWords(dialog, card);
+  setText(byId("large-name"), card.label);
   const image = dialog.querySelector("img");
   if (image.src !== card.picture) image.src = card.picture;
 }
@@ -177,12 +224,12 @@ function draw() {
   // Read aloud: what has become of an instance, but neither each second nor each new code.
   if (changes.length) byId("announcer").textContent = changes.join(". ");
   if (enlarged !== null) drawDialog();
-  const problem = PROBLEMS[isLost ? "lost" : database];
-  byId("problem").hidden = !problem;
-  setText(byId("problem"), problem ?? "");
-  const count = (state) => [...cards.values()].filter((card) => card.state === state).length;
-  const parts = ["live", "expired", "waiting", "connected"].map((state) => `${count(state)} ${state}`);
-  setText(byId("summary"), cards.size ? parts.join(", ") : "");
+  const problem = isLost ? "lost" : database;
+  byId("problem").hidden = !PROBLEMS.includes(problem);
+  setText(byId("problem"), byId("problem").hidden ? "" : text(`problem_${problem}`));
+  const counts = { live: 0, expired: 0, waiting: 0, connected: 0, other: 0 };
+  for (const card of cards.values()) counts[card.state] += 1;
+  setText(byId("summary"), cards.size ? text("summary", counts) : "");
   byId("empty").hidden = cards.size > 0 || database !== "online";
 }
 

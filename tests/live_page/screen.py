@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,10 +13,13 @@ import zxingcpp
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page
 
+from examples.live_page.server import FOLDER
 from simulator.picture import data_url, qr_text
 from tools.job import Job, wait_until
 
 LIVE, EXPIRED, WAITING, CONNECTED = "Live", "Expired", "Waiting for a code", "Connected"
+TEXTS: dict[str, dict[str, str]] = json.loads((FOLDER / "texts.json").read_text(encoding="utf-8"))
+ENGLISH = TEXTS["en"]
 
 
 @contextmanager
@@ -37,6 +42,14 @@ def card(page: Page, name: str) -> Locator:
 
 def state(page: Page, name: str) -> Locator:
     return card(page, name).locator(".state")
+
+
+def seconds_left(page: Page, name: str) -> int:
+    """For how long the code still lives, as its card says in English."""
+    text = card(page, name).locator(".age").text_content() or ""
+    found = re.fullmatch(r"Expires in (\d+) s", text)
+    assert found, text
+    return int(found[1])
 
 
 def wait_for_code(element: Locator, text: str | None) -> None:

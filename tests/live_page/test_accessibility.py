@@ -8,6 +8,8 @@ from datetime import timedelta
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from examples.live_page.server import serving
+from simulator.background import in_background
 from simulator.instance import ROTATION
 from simulator.picture import qr_text
 from tests.live_page.screen import (
@@ -87,6 +89,46 @@ def test_a_code_enlarged_again_at_once_changes_with_its_card(job: Job, page: Pag
     wait_for_code(dialog, job.simulator.current_code("hotel"))
 
 
+@pytest.mark.parametrize(
+    ("size", "share"),
+    [((1280, 800), 0.99), ((390, 844), 0.99), ((1920, 1080), 0.99), ((1000, 1000), 0.75)],
+    ids=["desktop", "phone", "large", "square"],
+)
+def test_an_enlarged_code_fills_the_shorter_side_of_the_window(
+    job: Job, live_page: str, browser: Browser, size: tuple[int, int], share: float
+) -> None:
+    add_with_code(job, "hotel")
+    width, height = size
+    with opened(browser, live_page, viewport={"width": width, "height": height}) as page:
+        card(page, "hotel").get_by_role("button").click()
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_be_visible()
+        box = dialog.locator("img").bounding_box()
+        assert box is not None
+        assert box["width"] == box["height"] >= share * min(size)
+        wait_for_code(dialog, qr_text("hotel"))
+        # Nothing is cut off: the words and the button are beside or below it.
+        for element in (dialog.locator("img"), dialog.get_by_role("button", name="Close")):
+            box = element.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width
+            assert box["y"] >= 0 and box["y"] + box["height"] <= height
+        expect(dialog.get_by_role("button", name="Close")).to_be_focused()
+
+
+def test_a_long_name_leaves_an_enlarged_code_and_its_button_within_reach(
+    job: Job, live_page: str, browser: Browser
+) -> None:
+    add_with_code(job, "anamewithoutanybreak" * 12)
+    for width, height in [(360, 740), (740, 360)]:
+        with opened(browser, live_page, viewport={"width": width, "height": height}) as page:
+            page.locator("#cards button").click()
+            dialog = page.get_by_role("dialog")
+            wait_for_code(dialog.locator("img"), qr_text("anamewithoutanybreak" * 12))
+            dialog.get_by_role("button", name="Close").click()
+            expect(dialog).to_be_hidden()
+
+
 def test_a_screen_reader_hears_of_states_and_not_of_each_new_code(
     job: Job, live_page: str, browser: Browser
 ) -> None:
@@ -150,18 +192,23 @@ CONTRASTS = """() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_stands_out_in_light_and_dark(
-    job: Job, live_page: str, browser: Browser, scheme: str
+    job: Job, page_database: str, browser: Browser, scheme: str
 ) -> None:
     for name in ("live", "old", "done"):
         add_with_code(job, name)
     job.add_row("none")
     age(job, "old", timedelta(hours=2))
-    with opened(browser, live_page, color_scheme=scheme) as page:
+    with (
+        in_background(serving(page_database, made_up={None})) as address,
+        opened(browser, address, color_scheme=scheme) as page,
+    ):
         expect(state(page, "done")).to_have_text(LIVE)
         set_status(job, "done", "connected")
         expect(state(page, "done")).to_have_text(CONNECTED)
         contrasts = page.evaluate(CONTRASTS)
         assert {LIVE, EXPIRED, WAITING, CONNECTED, "a problem"} <= {text for text, _ in contrasts}
+        for beginning in ("Demo: ", "The job has not asked", "To link a phone: ", "Expires in "):
+            assert any(text.startswith(beginning) for text, _ in contrasts), beginning
         assert [item for item in contrasts if item[1] < 4.5] == []
         background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
         is_dark = sum(map(int, re.findall(r"\d+", background)[:3])) < 3 * 64

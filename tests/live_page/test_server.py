@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -31,6 +32,8 @@ from tools.job import Connection, Job, install, wait_until
 from tools.page_role import CREATE_ROLE, create_page_role
 
 TOKEN = "a-token-of-enough-characters"
+# A page must answer before its database does.
+NO_DATABASE = "postgresql://qr_page@127.0.0.1:1/postgres"
 
 
 def get(address: str, **options: Any) -> requests.Response:
@@ -63,7 +66,16 @@ def test_an_instance_arrives_with_its_picture_and_without_its_token(
     event = next(event for event in stream if event["cards"])
     (card,) = event["cards"]
     assert 3600 <= card.pop("age") < 3660
-    assert card == {"name": "bakery", "status": "connecting", "picture": picture}
+    assert card == {
+        "key": '[null, "bakery"]',
+        "name": "bakery",
+        "server": None,
+        "status": "connecting",
+        "picture": picture,
+        "reason": "not_asked",
+        "error": None,
+        "made_up": False,
+    }
     assert "the-instance-token" not in json.dumps(event)
 
 
@@ -118,6 +130,52 @@ def test_somebody_elses_name_for_this_machine_gets_nothing(live_page: str) -> No
     for name, status in [("localhost", 200), ("127.0.0.1", 200), ("evil.example", 403)]:
         response = get(live_page, headers={"Host": f"{name}:{port}"})
         assert (name, response.status_code) == (name, status)
+
+
+def answer_to(address: str, request: bytes) -> bytes:
+    """Send these bytes, and return all that comes back."""
+    parts = urlsplit(address)
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+HOST = b"Host: 127.0.0.1\r\n"
+
+
+@pytest.mark.parametrize("guard", [None, TOKEN], ids=["open", "guarded"])
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1:x\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1:99999\r\n",
+        b"GET / HTTP/1.1\r\nHost: [::1\r\n",
+        b"GET / HTTP/1.1\r\nHost: [::1]x\r\n",
+        b"GET / HTTP/1.1\r\nHost: \xff\r\n",
+        b"GET / HTTP/1.1\r\nHost: me@127.0.0.1\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1/x\r\n",
+        b"GET / HTTP/1.1\r\nHost: a b\r\n",
+        b"GET / HTTP/1.1\r\nHost: \r\n",
+        b"GET / HTTP/1.1\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + HOST,
+        b"GET * HTTP/1.1\r\n" + HOST,
+        b"GET http://[/ HTTP/1.1\r\n" + HOST,
+        b"GET http://127.0.0.1:x/ HTTP/1.1\r\n" + HOST,
+        b"GET /\xff HTTP/1.1\r\n" + HOST,
+        b"GET / HTTP/9.9\r\n" + HOST,
+        b"GET / HTTP/1.1\r\nContent-Length: x\r\n" + HOST,
+        b"GET / HTTP/1.1\r\n" + b"A" * 10_000 + b": x\r\n" + HOST,
+        b"NONSENSE\r\n",
+    ],
+    ids=lambda head: ascii(head[:48]),
+)
+def test_a_malformed_request_is_told_so_and_leaves_no_traceback(
+    guard: str | None, request_head: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with in_background(serving(NO_DATABASE, token=guard)) as address:
+        status = answer_to(address, request_head + b"Connection: close\r\n\r\n").split()[1]
+    assert status == b"400"
+    assert "Traceback" not in caplog.text
 
 
 @pytest.mark.parametrize(
