@@ -54,6 +54,8 @@ schedule="do \$\$
 begin
     if not exists (select from pg_catalog.pg_extension where extname = 'pg_cron') then
         create extension pg_cron;
+        -- It would warn that this server, which only installs, begins no job.
+        perform set_config('client_min_messages', 'error', true);
         perform qr_refresh.schedule('live');
     end if;
 end
@@ -71,9 +73,17 @@ install_job() {
 }
 
 if [ -e "$installation" ]; then
+    way=(-c cron.use_background_workers=on)
+    # With them pg_cron 1.4 begins no job while another one is at work.
+    if grep --quiet "^default_version = '1\.4" /usr/share/postgresql/*/extension/pg_cron.control; then
+        way=(-c cron.use_background_workers=off -c cron.host=/var/run/postgresql)
+        if ! grep --quiet '^local all qr_refresher' "$PGDATA/pg_hba.conf"; then
+            sed --in-place '1i local all qr_refresher peer map=qr_refresher' "$PGDATA/pg_hba.conf"
+            echo 'qr_refresher postgres qr_refresher' >> "$PGDATA/pg_ident.conf"
+        fi
+    fi
     # Also where arguments of the operator's take the place of the image's own.
-    set -- -c shared_preload_libraries=pg_cron -c cron.use_background_workers=on \
-        -c "cron.database_name=$database" "$@"
+    set -- -c shared_preload_libraries=pg_cron "${way[@]}" -c "cron.database_name=$database" "$@"
     rm -f "$failure_mark"
     # The first process of a container ignores signals that it does not trap.
     stopping=false

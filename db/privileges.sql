@@ -6,7 +6,7 @@ declare
 begin
     -- Row level security shows every role its own jobs; the owner passes that, but needs USAGE.
     if exists (select from pg_catalog.pg_extension as e where e.extname = 'pg_cron') then
-        grant usage on schema cron to qr_refresh_owner;
+        grant usage on schema cron to qr_refresh_owner, qr_refresher;
     end if;
     -- With these qr_refresh.log() writes one line, and not the statement as well.
     grant set on parameter log_error_verbosity, log_min_error_statement to qr_refresh_owner;
@@ -16,12 +16,17 @@ begin
     for statement in
         with listed (objects, privileges, roles) as (
             values
-            ('qr_refresh', 'usage', 'qr_refresh_owner pg_monitor service_role'),
+            ('qr_refresh', 'usage', 'qr_refresh_owner pg_monitor service_role qr_refresher'),
             -- What a person or the application calls.
-            ('refresh_qr_codes live live_tick show_qr', 'execute', 'service_role'),
+            ('refresh_qr_codes live live_tick', 'execute', 'service_role qr_refresher'),
+            ('show_qr', 'execute', 'service_role'),
+            -- What pg_cron calls beside that, once a day.
+            ('prune_history check_pg_cron', 'execute', 'qr_refresher'),
             -- The views, and what they call with the privileges of whoever reads them.
             ('alerts health metrics runs status', 'select', 'pg_monitor service_role'),
             ('active_alerts connecting_instances cron_jobs', 'execute', 'pg_monitor service_role'),
+            ('jobs_wait_for_each_other pg_cron_obstacles', 'execute', 'pg_monitor service_role'),
+            ('same_schedule way_without_background_workers', 'execute', 'pg_monitor service_role'),
             -- The job's own tables. They belong to the superuser who installed them.
             ('evolution_servers outcomes settings', 'select', 'qr_refresh_owner'),
             ('instance_state', 'select insert update delete', 'qr_refresh_owner'),
@@ -36,11 +41,11 @@ begin
             ('store_connected store_postponed store_qr_codes', '', ''),
             ('connects_per_code reconnect_at remember remember_servers', '', ''),
             ('wait_for_next_code', '', ''),
-            ('begin_run check_instance_exists check_writable end_run log log_tersely prune_history', '', ''),
+            ('begin_run check_instance_exists check_writable end_run log log_tersely', '', ''),
             ('record_run translate_messages', '', ''),
             ('minute_ends_at refresh_due', '', ''),
-            ('check_pg_cron schedule unschedule', '', ''),
-            ('is_no_answer late_workers', '', ''),
+            ('role_of_jobs schedule tell_of_obstacles tell_of_replaced_jobs unschedule', '', ''),
+            ('is_no_answer late_workers orphaned_jobs skipped_minutes', '', ''),
             ('doctor doctor_client doctor_cron_jobs doctor_evolution_api', '', ''),
             ('doctor_instances doctor_privileges doctor_publications doctor_python', '', ''),
             ('doctor_refusals doctor_schedule doctor_server', '', '')

@@ -82,9 +82,27 @@ $$;
 -- Roles belong to the whole cluster: they go with the last database that uses them.
 do $$
 begin
+    if exists (select from pg_catalog.pg_extension as e where e.extname = 'pg_cron') then
+        execute 'revoke usage on schema cron from qr_refresher';
+    end if;
+    execute 'revoke usage on schema public from qr_refresher';
+    execute format('revoke connect on database %I from qr_refresher', current_database());
+exception when undefined_object then
+    null;
+end
+$$;
+do $$
+begin
     drop role if exists qr_refresh_owner;
 exception when dependent_objects_still_exist then
     raise notice 'role qr_refresh_owner stays: other databases of this server use it';
+end
+$$;
+do $$
+begin
+    drop role if exists qr_refresher;
+exception when dependent_objects_still_exist then
+    raise notice 'role qr_refresher stays: other databases of this server use it';
 end
 $$;
 

@@ -65,6 +65,8 @@ SETTINGS: Mapping[str, str] = {
     "cron.database_name": "postgres",
     # pg_cron's default is a connection to localhost, which would need a password file.
     "cron.use_background_workers": "on",
+    # Its default with background workers.
+    "cron.max_running_jobs": "5",
     "max_worker_processes": "16",
     "max_connections": "100",
     # Nothing in a throw-away cluster has to survive a power cut.
@@ -73,6 +75,11 @@ SETTINGS: Mapping[str, str] = {
     "log_line_prefix": "%m [%p] %q%u@%d ",
     "log_timezone": "UTC",
 }
+
+# The version of PostgreSQL whose pg_cron, 1.4, begins no job while another one is at work in a
+# background worker. Through the socket Debian lets the server's own user in without a password.
+OLD_PG_CRON = "15"
+AS_A_CLIENT = {"cron.use_background_workers": "off", "cron.host": "/var/run/postgresql"}
 
 # Debian's packages live here, one folder for each major version.
 POSTGRES_BIN = Path("/usr/lib/postgresql")
@@ -322,10 +329,16 @@ def start_postgres(
         raise EngineError(
             f"unknown engine {wanted!r}: set PG to one of {', '.join(ENGINES)}, or leave it out"
         )
-    merged = {**SETTINGS, **(settings or {})}
+
+    def merged(version: str) -> Mapping[str, str]:
+        way = AS_A_CLIENT if version == OLD_PG_CRON else {}
+        return {**SETTINGS, **way, **(settings or {})}
+
     starters: dict[str, Callable[[], contextlib.AbstractContextManager[Server]]] = {
-        "docker": lambda: _docker_server(_docker_client(), merged, environment or {}),
-        "local": lambda: _local_server(merged, environment or {}),
+        "docker": lambda: _docker_server(
+            _docker_client(), merged(wanted_release().version), environment or {}
+        ),
+        "local": lambda: _local_server(merged(local_version()), environment or {}),
         "url": lambda: _url_server(own=own or bool(settings or environment)),
     }
     with starters[wanted or choose_engine()]() as server:

@@ -26,7 +26,7 @@ QR_SECONDS = 45
 ATTEMPTS_PER_QR = 3
 DAY = 86400
 KEPT = 7 * DAY  # seconds, the default of settings.history_retention
-COMMANDS = ("CALL qr_refresh.live()", "CALL qr_refresh.live('slow')", "select 1")
+COMMANDS = ("CALL qr_refresh.live()", "CALL qr_refresh.live(2, 2)", "select 1")
 
 SIZES = """
     select

@@ -40,7 +40,7 @@ instances as (
 ),
 
 alerts as (
-    select count(*) as active from qr_refresh.active_alerts()
+    select count(*) as active from qr_refresh.alerts
 )
 
 select

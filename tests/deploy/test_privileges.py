@@ -31,6 +31,13 @@ YES = {
     ("service_role", "function qr_refresh.live", "EXECUTE"),
     ("service_role", "function qr_refresh.live_tick", "EXECUTE"),
     ("service_role", "function qr_refresh.show_qr", "EXECUTE"),
+    ("qr_refresher", "schema qr_refresh", "USAGE"),
+    ("qr_refresher", "function public.refresh_qr_codes", "EXECUTE"),
+    ("qr_refresher", "function qr_refresh.live", "EXECUTE"),
+    ("qr_refresher", "function qr_refresh.live_tick", "EXECUTE"),
+    ("qr_refresher", "function qr_refresh.prune_history", "EXECUTE"),
+    ("qr_refresher", "function qr_refresh.check_pg_cron", "EXECUTE"),
+    ("qr_refresher", "column qr_refresh.settings.history_retention", "SELECT"),
     ("qr_refresh_owner", "schema qr_refresh", "USAGE"),
     ("qr_refresh_owner", "table qr_refresh.settings", "SELECT"),
     ("qr_refresh_owner", "table qr_refresh.instance_state", "SELECT"),
@@ -63,6 +70,8 @@ YES |= {
     for kind, privilege, names in (
         ("table", "SELECT", ("alerts", "health", "metrics", "runs", "status")),
         ("function", "EXECUTE", ("active_alerts", "connecting_instances", "cron_jobs")),
+        ("function", "EXECUTE", ("jobs_wait_for_each_other", "pg_cron_obstacles")),
+        ("function", "EXECUTE", ("same_schedule", "way_without_background_workers")),
     )
     for name in names
 }

@@ -18,7 +18,7 @@ from tools.job import Connection, Job, install, read_qr, wait_until
 JOBS = "select coalesce(array_agg(jobname order by jobname), '{}') from cron.job"
 ROLES = (
     "select coalesce(array_agg(rolname::text order by rolname), '{}') from pg_roles"
-    " where rolname in ('qr_refresh_owner', 'service_role')"
+    " where rolname in ('qr_refresh_owner', 'qr_refresher', 'service_role')"
 )
 REPORT = "refresh-qr-codes-report"
 # An application that was there first, with a table that lacks nothing.
@@ -72,7 +72,7 @@ def fresh_server(own_server: Server) -> Iterator[Server]:
             "grant usage on schema public to public;"
             "drop extension if exists pg_cron, plpython3u cascade"
         )
-        for role in ("tenant", "authenticator", "service_role", "qr_refresh_owner"):
+        for role in ("tenant", "authenticator", "service_role", "qr_refresher", "qr_refresh_owner"):
             if admin.execute("select from pg_roles where rolname = %s", (role,)).rowcount:
                 admin.execute(f"drop owned by {role}; drop role {role}".encode())
 
@@ -178,7 +178,7 @@ def test_roles_go_with_the_last_database_unless_somebody_else_uses_them(
     for url in (first, second):
         install(url)
     assert "role qr_refresh_owner stays" in made("uninstall", first)
-    assert value(first, ROLES) == ["qr_refresh_owner", "service_role"]
+    assert value(first, ROLES) == ["qr_refresh_owner", "qr_refresher", "service_role"]
     assert value(second, "select refresh_qr_codes() ->> 'success'") == "true"
     with psycopg.connect(second) as admin:
         admin.execute("create role authenticator login")

@@ -18,8 +18,8 @@ from psycopg import sql
 from db.order import MIGRATIONS, ROOT
 from simulator import Simulator
 from tests.deploy.installation import RELEASES, make, migrated, run_dist, run_sql_file
-from tools.engines import Server
-from tools.job import Job, read_qr
+from tools.engines import Server, start_postgres
+from tools.job import Job, install, read_qr
 
 WAYS: dict[str, Callable[[str], object]] = {"migrate": migrated, "dist": run_dist}
 upgrades = pytest.mark.parametrize("way", WAYS)
@@ -136,3 +136,31 @@ def test_the_second_deployment_waits_for_the_first_and_finds_all_done(
             deployment.result()
     migrated(second_database)
     assert schema_of(empty_database) == schema_of(second_database)
+
+
+@pytest.mark.engines
+def test_live_mode_that_1_1_0_has_scheduled_goes_on_with_one_job_a_worker(pg_cron: None) -> None:
+    jobs = b"select jobid, jobname, command from cron.job order by jobname"
+    with start_postgres(own=True) as fresh, psycopg.connect(fresh.dsn()) as connection:
+        connection.autocommit = True
+        connection.execute("create extension pg_cron")
+        run_sql_file(fresh.dsn(), RELEASES / "1.1.0.sql")
+        connection.execute("select qr_refresh.schedule('live', workers => 2)")
+        connection.execute("select cron.schedule('of-the-app', '* * * * *', 'select 1')")
+        before = {name: number for number, name, _ in connection.execute(jobs).fetchall()}
+        assert "refresh-qr-codes-slow" in before
+        install(fresh.dsn())
+        assert connection.execute(jobs).fetchall() == [
+            (before[name], name, command)
+            for name, command in (
+                ("of-the-app", "select 1"),
+                ("refresh-qr-codes", "CALL qr_refresh.live(1, 2)"),
+                ("refresh-qr-codes-2", "CALL qr_refresh.live(2, 2)"),
+                ("refresh-qr-codes-prune", "SELECT qr_refresh.prune_history()"),
+            )
+        ]
+        lanes = (
+            "select array_agg(p.oid::regprocedure::text) from pg_proc as p"
+            " where pronamespace = 'qr_refresh'::regnamespace and 'lane' = any(proargnames)"
+        )
+        assert connection.execute(lanes.encode()).fetchone() == (None,)

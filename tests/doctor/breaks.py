@@ -227,6 +227,15 @@ BREAKS: list[tuple[str, str, bool | None, str]] = [
         "none of live mode: worker 2 of 2",
     ),
     (
+        "live mode skips no minute",
+        "insert into qr_refresh.runs (started_at, finished_at, report) select"
+        " now() - make_interval(mins => n + 1), now() - make_interval(mins => n),"
+        """ '{"success": true, "mode": "live", "worker": 1, "workers": 1}'"""
+        " from unnest('{9, 8, 4, 3, 2, 1, 0}'::integer[]) as n",
+        False,
+        "worker 1 of 1: 3 of the last 15",
+    ),
+    (
         "last run",
         "select qr_refresh.record_run(58, null, "
         """'{"success": false, "mode": "live", "refreshed": 0, "failed": 0}')""",
@@ -279,6 +288,14 @@ CRON_BREAKS: list[tuple[str, str, bool | None, str]] = [
         False,
         "(old, calls edge function)",
     ),
+    (
+        "every job has its role",
+        "create role gone login;"
+        "select cron.schedule_in_database('app', '* * * * *', 'select 1', 'postgres', 'gone');"
+        "drop role gone",
+        False,
+        "(app, role gone)",
+    ),
     ("pg_cron's last execution", FAILED.format("connection failed"), False, "connection failed"),
     ("pg_cron's last execution", FAILED.format("server restarted"), None, "server restarted"),
     (
@@ -297,6 +314,11 @@ TESTED_ELSEWHERE = {
     "extension pg_cron",
     "pg_cron is loaded",
     "way of pg_cron to connect",
+    "job's role has no other power",
+    "pg_cron's scheduler runs",
+    "pg_cron begins active jobs",
+    "pg_cron begins jobs of superusers",
+    "jobs do not wait for each other",
     "no run hangs",
     "server encoding",
     "database is writable",

@@ -32,6 +32,7 @@ def cron_patient(cron_server: str, simulator: Simulator) -> Iterator[Job]:
         assert found["extension pg_cron"]["ok"] is False
         connection.execute("create extension pg_cron")
         connection.execute("select qr_refresh.schedule()")
+        connection.execute(FAILED.format("1 row").replace("'failed'", "'succeeded'").encode())
         job.run()
         yield job
         connection.rollback()
@@ -41,8 +42,9 @@ def test_nothing_is_wrong_where_pg_cron_lives_here(cron_patient: Job) -> None:
     found = findings(cron_patient.connection)
     assert [row for row in found.values() if row["ok"] is False] == []
     assert found["job is scheduled"]["detail"] == "refresh-qr-codes, * * * * *"
-    # Nothing has run yet over libpq, so it may be that it cannot.
-    assert found["way of pg_cron to connect"]["ok"] is None
+    assert found["way of pg_cron to connect"]["ok"] is True
+    # Nothing lets qr_refresher in, so the jobs are those of whoever scheduled them.
+    assert found["job's role has no other power"]["ok"] is None
     tested = {b[0] for b in BREAKS} | {b[0] for b in CRON_BREAKS} | TESTED_ELSEWHERE
     assert set(found) - tested == set()
 
@@ -65,11 +67,52 @@ def test_a_failed_connection_of_pg_cron_has_its_own_fix(cron_patient: Job) -> No
     found = break_and_look(
         cron_patient, "pg_cron's last execution", FAILED.format("connection failed")
     )
-    assert "cron.use_background_workers = on" in found["fix"]
-    cron_patient.connection.execute(
-        FAILED.format("worked").replace("'failed'", "'succeeded'").encode()
-    )
-    assert findings(cron_patient.connection)["way of pg_cron to connect"]["ok"] is True
+    assert "cron.use_background_workers = o" in found["fix"]
+    assert findings(cron_patient.connection)["way of pg_cron to connect"]["ok"] is None
+
+
+def test_what_has_never_run_is_not_taken_for_good(cron_patient: Job) -> None:
+    how = "delete from cron.job_run_details"
+    found = break_and_look(cron_patient, "pg_cron's last execution", how)
+    assert (found["ok"], found["detail"]) == (None, "none is on record")
+    assert findings(cron_patient.connection)["way of pg_cron to connect"]["ok"] is None
+
+
+SECOND_RUNS = (
+    "select cron.schedule('a', '* * * * *', 'select refresh_qr_codes()');"
+    "select cron.schedule('b', '* * * * *', 'select refresh_qr_codes()')"
+)
+
+
+@pytest.mark.parametrize(
+    ("check", "how"),
+    [
+        ("job is scheduled", "select qr_refresh.unschedule()"),
+        ("job is active", "update cron.job set active = false"),
+        ("there is no second job", SECOND_RUNS),
+        ("there is no second job", SECOND_RUNS + "; select qr_refresh.schedule('live')"),
+        (
+            "there is no second job",
+            "select cron.schedule('old', '* * * * *',"
+            " $$select net.http_post('https://x/functions/v1/refresh-qr-codes')$$)",
+        ),
+        (
+            "every job has its role",
+            "create role gone login;"
+            "select cron.schedule_in_database('app', '* * * * *', 'select 1', 'postgres', 'gone');"
+            "drop role gone",
+        ),
+    ],
+)
+def test_the_fix_of_a_check_of_pg_cron_makes_it_right(
+    cron_patient: Job, check: str, how: str
+) -> None:
+    found = break_and_look(cron_patient, check, how)
+    assert found["ok"] is False
+    cron_patient.connection.execute(found["fix"].partition(" or ")[0].encode())
+    found = findings(cron_patient.connection)
+    assert found[check]["ok"] is True
+    assert found["job is scheduled"]["ok"] is True
 
 
 def test_a_job_for_which_no_process_was_left_has_its_own_fix(cron_patient: Job) -> None:

@@ -123,7 +123,7 @@ def test_each_evolution_server_is_judged_by_itself(job: Job) -> None:
 
 
 def test_a_job_without_a_run_is_late(job: Job) -> None:
-    assert [r["detail"] for r in rows(job, "alerts")] == ["no run is on record"]
+    assert [r["detail"] for r in rows(job, "alerts")] == ["never ran: no run is on record"]
     job.run()
     age_runs(job, "4 min 50 s")
     assert alerts(job) == set()
@@ -167,7 +167,29 @@ def test_a_worker_of_live_mode_that_stands_still_is_late_though_the_others_go_on
         "select max(finished_at) from qr_refresh.runs where report -> 'worker' = to_jsonb(%s)",
         still,
     )
+    # It is back, and was away for a while.
     keep_minutes(job, still, 3, [0])
+    assert late(job) == [f"worker {still} of 3 of live mode skipped 6 of the last 15 minutes"]
+
+
+def test_live_mode_that_comes_and_goes_is_late_until_it_has_stayed(job: Job) -> None:
+    keep_minutes(job, 1, 1, [*range(9, 20), *range(7)])
+    assert late(job) == ["worker 1 of 1 of live mode skipped 2 of the last 15 minutes"]
+    age_runs(job, "8 minutes")
+    keep_minutes(job, 1, 1, range(8))
+    assert rows(job, "alerts") == []
+    # A restart of Postgres, another schedule and another number of workers are no faults.
+    age_runs(job, "2 minutes")
+    keep_minutes(job, 1, 1, [0])
+    assert rows(job, "alerts") == []
+    age_runs(job, "4 minutes")
+    job.run()
+    age_runs(job, "2 minutes")
+    keep_minutes(job, 1, 1, [1, 0])
+    assert rows(job, "alerts") == []
+    age_runs(job, "4 minutes")
+    for worker in (1, 2):
+        keep_minutes(job, worker, 2, [0])
     assert rows(job, "alerts") == []
 
 

@@ -7,12 +7,10 @@ import re
 import psycopg
 import pytest
 
-from db.order import ROOT
 from tools.engines import Server, start_postgres
 from tools.job import Connection, Job, install, read_qr, refusal, wait_until
 
 MARKER = "marker-5d20b8-token"
-SECURITY = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
 # Without the one that is there once for all schedules, and has a test of its own.
 JOBS = (
     "select jobname, schedule, command, active, database from cron.job"
@@ -54,7 +52,8 @@ def test_schedule_takes_over_a_job_of_another_role(cron: Job) -> None:
     cron.connection.execute("update cron.job set username = 'service_role'")
     cron.connection.execute("select qr_refresh.schedule()")
     assert jobs(cron) == [OURS]
-    assert cron.value("select username from cron.job") == cron.connection.info.user
+    names = cron.value("select array_agg(distinct username) from cron.job")
+    assert names == [cron.value("select qr_refresh.role_of_jobs()")]
 
 
 def test_other_jobs_are_left_alone(cron: Job) -> None:
@@ -149,6 +148,7 @@ def test_a_number_of_workers_that_makes_no_sense_is_refused(cron: Job, arguments
 
 def test_more_workers_than_pg_cron_runs_at_a_time_are_refused(cron: Job) -> None:
     most = cron.value("select current_setting('cron.max_running_jobs')::integer")
+    assert most < 32
     with pytest.raises(psycopg.Error) as raised:
         cron.connection.execute("select qr_refresh.schedule('live', %s)", (most + 1,))
     assert raised.value.sqlstate == "QR004"
@@ -355,28 +355,99 @@ def test_without_the_extension_the_error_says_to_create_it(pg_cron: None) -> Non
             connection.execute("select qr_refresh.schedule()")
 
 
-def test_a_role_with_no_other_privilege_can_be_the_one_that_pg_cron_runs_the_job_as(
-    cron: Job,
-) -> None:
-    version = cron.value("select extversion from pg_extension where extname = 'pg_cron'")
-    if [int(part) for part in re.findall(r"\d+", version)] < [1, 5]:
-        pytest.skip(
-            "this pg_cron knows no schedule in seconds: PG=docker PG_VERSION=17 has one that does"
-        )
-    (script,) = re.findall(r"```sql\n( *BEGIN;\n *CREATE ROLE .*?)```", SECURITY, re.DOTALL)
-    cron.add("shop")
+def told_by(cron: Job, call: str) -> list[tuple[str, str]]:
+    """The notices and warnings of a call: their messages and hints."""
+    told: list[tuple[str, str]] = []
+
+    def listen(notice: psycopg.errors.Diagnostic) -> None:
+        told.append((notice.message_primary or "", notice.message_hint or ""))
+
+    cron.connection.add_notice_handler(listen)
+    cron.connection.execute(call.encode())
+    cron.connection.remove_notice_handler(listen)
+    return told
+
+
+def test_schedule_says_which_job_it_replaces_and_its_hint_brings_that_one_back(cron: Job) -> None:
+    call = "select net.http_post('https://x.example/functions/v1/refresh-qr-codes', 'a key')"
+    old = cron.value("select cron.schedule('refresh-qr-codes', '*/2 * * * *', %s)", call)
+    cron.connection.execute(
+        "insert into cron.job_run_details (jobid, runid, database, username, command, status)"
+        " values (%s, -1, 'postgres', 'postgres', %s, 'succeeded')",
+        (old, call),
+    )
+    ((message, hint),) = told_by(cron, "select qr_refresh.schedule('live')")
+    job = f"pg_cron job {old} (refresh-qr-codes, */2 * * * *)"
+    assert message == f"{job} is replaced: it called the Edge Function"
+    assert "a key" not in message + hint
+    assert jobs(cron)[0][2] == "CALL qr_refresh.live(1, 1)"
+    cron.connection.execute(hint.removeprefix("To go back: ").encode())
+    assert jobs(cron) == [("refresh-qr-codes", "*/2 * * * *", call, True, "postgres")]
+    # Where pg_cron has not run it, nobody else knows its command.
+    cron.connection.execute("delete from cron.job_run_details")
+    ((_, hint),) = told_by(cron, "select qr_refresh.schedule('live')")
+    assert "pg_cron has no run on record" in hint and "a key" not in hint
+    assert told_by(cron, "select qr_refresh.schedule('live')") == []
+
+
+def test_schedule_names_a_job_of_another_name_that_still_calls_the_edge_function(cron: Job) -> None:
+    call = "select net.http_post('https://x.example/functions/v1/refresh-qr-codes', 'a key')"
+    old = cron.value("select cron.schedule('old', '*/2 * * * *', %s)", call)
+    told = told_by(cron, "select qr_refresh.schedule()")
+    hint = f"To remove it: SELECT cron.unschedule({old});"
+    assert told == [(f"pg_cron job {old} (old) still calls the Edge Function", hint)]
+    cron.connection.execute(hint.removeprefix("To remove it: ").encode())
+    assert [job[0] for job in jobs(cron)] == ["refresh-qr-codes"]
+
+
+def test_a_caller_who_is_no_superuser_schedules_as_themselves(cron: Job) -> None:
+    cron.connection.execute("create role scheduler login")
     try:
-        cron.connection.execute(script.replace("'live'", "'1 seconds'").encode())
-        wait_until(lambda: cron.row("shop").qr_code, "pg_cron runs the job", timeout=30)
-        ran_as = "select array_agg(distinct username) from cron.job_run_details"
-        assert cron.value(ran_as) == ["qr_refresher"]
-        # What the other jobs of schedule() call.
-        cron.connection.execute("set session authorization qr_refresher")
-        assert cron.value("select qr_refresh.live_tick(1, 1, null) ->> 'failed_ticks'") == "0"
-        assert cron.value("select qr_refresh.prune_history()") == 0
+        cron.connection.execute(
+            "grant usage on schema cron, qr_refresh to scheduler;"
+            "grant execute on all functions in schema qr_refresh to scheduler;"
+            "grant execute on all functions in schema cron to scheduler;"
+            "set session authorization scheduler"
+        )
+        cron.connection.execute("select qr_refresh.schedule('live')")
+        cron.connection.execute("reset session authorization")
+        assert cron.value("select array_agg(distinct username) from cron.job") == ["scheduler"]
     finally:
         cron.connection.execute("reset session authorization")
-        assert cron.value("select qr_refresh.unschedule()")
-        running = "select count(*) from pg_stat_activity where usename = 'qr_refresher'"
-        wait_until(lambda: cron.value(running) == 0, "the last run has ended")
-        cron.connection.execute("drop owned by qr_refresher; drop role qr_refresher")
+        cron.connection.execute("select cron.unschedule(jobid) from cron.job")
+        cron.connection.execute("drop owned by scheduler; drop role scheduler")
+
+
+def test_the_role_of_the_jobs_does_what_they_do_and_nothing_else(cron: Job) -> None:
+    cron.add("shop")
+    keep = "insert into cron.job_run_details (runid, database, username, command, start_time)"
+    keep += " values (-1, 'postgres', %s, 'SELECT refresh_qr_codes()', now() - interval '9 days')"
+    cron.connection.execute("select qr_refresh.schedule()")
+    cron.connection.execute(keep.encode(), ("qr_refresher",))
+    cron.connection.execute("set session authorization qr_refresher")
+    try:
+        assert cron.value("select qr_refresh.live_tick(1, 1, null) ->> 'failed_ticks'") == "0"
+        assert cron.run()["success"] is True
+        assert cron.value("select qr_refresh.prune_history()") == 1
+        for attempt in (
+            "select instance_token from evolution_instances",
+            "update qr_refresh.settings set evolution_api_base_url = 'http://127.0.0.1:1'",
+            "select qr_refresh.schedule()",
+            "set role qr_refresh_owner",
+            "set role postgres",
+            "create role mine",
+        ):
+            assert refusal(cron.connection, attempt).sqlstate == "42501", attempt
+    finally:
+        cron.connection.execute("reset session authorization")
+
+
+@pytest.mark.cron_minute
+def test_pg_cron_runs_the_job_as_a_role_with_no_other_power(cron: Job) -> None:
+    if cron.value("select qr_refresh.role_of_jobs()") != "qr_refresher":
+        pytest.skip("this pg_cron connects as a client: tests/schedule/test_pg_cron.py lets it in")
+    cron.add("shop")
+    cron.connection.execute("select qr_refresh.schedule('1 seconds')")
+    wait_until(lambda: cron.row("shop").qr_code, "pg_cron runs the job", timeout=30)
+    ran_as = "select array_agg(distinct username) from cron.job_run_details"
+    assert cron.value(ran_as) == ["qr_refresher"]

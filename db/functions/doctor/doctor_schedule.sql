@@ -8,9 +8,6 @@ declare
     cron_database constant text := (
         select s.setting from pg_settings as s where s.name = 'cron.database_name'
     );
-    workers constant text := (
-        select s.setting from pg_settings as s where s.name = 'cron.use_background_workers'
-    );
     cron_version constant text := (
         select e.extversion from pg_extension as e where e.extname = 'pg_cron'
     );
@@ -19,6 +16,7 @@ declare
     last_run qr_refresh.runs;
     is_late boolean;
     late_workers text;
+    skipped text;
     holder text;
 begin
     select r.* into last_run from qr_refresh.runs as r
@@ -55,19 +53,22 @@ begin
     end if;
     if cron_version is not null then
         return query select d.* from qr_refresh.doctor_cron_jobs() as d;
-        return query select
-            'way of pg_cron to connect',
-            case
-                when workers = 'on' then true
-                when exists (
-                    select from qr_refresh.cron_jobs() as j where j.last_status = 'succeeded'
-                ) then true
-            end,
-            case
-                when workers = 'on' then 'background workers'
-                else 'libpq to localhost, which needs a line in pg_hba.conf or a password file'
-            end,
-            'ALTER SYSTEM SET cron.use_background_workers = on; then restart Postgres';
+    end if;
+    if cron_database is not null then
+        return query
+        select
+            c.obstacle,
+            o.obstacle is null,
+            coalesce(o.detail, 'yes'),
+            o.fix
+        from (
+            values
+            ('pg_cron''s scheduler runs'),
+            ('pg_cron begins active jobs'),
+            ('pg_cron begins jobs of superusers'),
+            ('jobs do not wait for each other')
+        ) as c (obstacle)
+        left join qr_refresh.pg_cron_obstacles() as o on c.obstacle = o.obstacle;
     end if;
 
     select string_agg(format('worker %s of %s', l.worker, l.workers), ', ') into late_workers
@@ -84,6 +85,18 @@ begin
                     'for one job a worker, and the jobs of others'
             else 'The job of pg_cron is not there or fails: see its own checks. By hand: SELECT refresh_qr_codes();'
         end;
+    select
+        string_agg(
+            format('worker %s of %s: %s of the last 15', s.worker, s.workers, s.minutes), ', '
+        )
+    into skipped
+    from qr_refresh.skipped_minutes() as s;
+    return query select
+        'live mode skips no minute',
+        skipped is null,
+        coalesce(skipped, 'yes'),
+        'Nothing, where Postgres or live mode was stopped: 15 minutes after that it is right again. Else pg_cron begins jobs '
+        'too late: see its own checks; cron.max_running_jobs and max_worker_processes must have room for the jobs of others as well';
     if last_run.id is not null then
         return query select
             'last run',

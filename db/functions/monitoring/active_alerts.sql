@@ -72,6 +72,16 @@ begin
             format('pg_cron job %s (%s) is not active', j.jobid, j.jobname)
         from qr_refresh.cron_jobs() as j
         where j.calls in ('live', 'refresh_qr_codes') and not j.is_active;
+
+        return query
+        select
+            'job_blocked', null::text, null::timestamptz,
+            format(
+                'pg_cron job %s (%s) has role %s, which is not there: the scheduler ends on it again and '
+                'again, and starts no job',
+                o.jobid, o.jobname, o.username
+            )
+        from qr_refresh.orphaned_jobs() as o;
     end if;
 
     return query
@@ -82,8 +92,17 @@ begin
         )
     from qr_refresh.late_workers() as l;
 
+    return query
+    select
+        'job_late', null::text, s.last_began_at,
+        format(
+            'worker %s of %s of live mode skipped %s of the last 15 minutes',
+            s.worker, s.workers, s.minutes
+        )
+    from qr_refresh.skipped_minutes() as s;
+
     if last_run.finished_at is null then
-        return query select 'job_late', null::text, null::timestamptz, 'no run is on record';
+        return query select 'job_late', null::text, null::timestamptz, 'never ran: no run is on record';
     elsif last_run.finished_at < late_since then
         return query
         select 'job_late', null::text, last_run.finished_at, format('no run for over %s', alert_after);
