@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 
@@ -22,8 +23,9 @@ from db.connection import DeployError, connect, dbmate_environment, dbmate_url
 from db.dist import write_dist
 from db.ending import ctrl_c_in_words
 from db.order import (
+    APPLICATION_TABLE,
     CHECK_CLIENT,
-    CHECK_TABLE,
+    CHECKS,
     FUNCTIONS,
     LOCK,
     MIGRATION_LOCK_TIMEOUT,
@@ -58,18 +60,19 @@ def migrate(url: str) -> None:
         # dbmate creates its own table before the first migration can refuse, so that one is tried
         # before it, and so is the last step: a database that cannot take the job is left as it was.
         with connection.transaction(force_rollback=True):
-            run_file(connection, MIGRATIONS[0])
-            run_file(connection, CHECK_TABLE)
-            connection.execute("create schema if not exists qr_refresh")
+            for path in CHECKS:
+                run_file(connection, path)
             run_file(connection, function("check_client"))
             run_file(connection, CHECK_CLIENT)
+        with connection.transaction():
+            connection.execute(f"set local lock_timeout = '{MIGRATION_LOCK_TIMEOUT}'")
+            run_file(connection, APPLICATION_TABLE)
         run_dbmate(connection)
         with connection.transaction():
             for path in REPEATED:
                 run_file(connection, path)
         print(f"Installed {len(FUNCTIONS)} functions and {len(VIEWS)} views.")
         report_base_url(connection)
-        report_publication(connection)
 
 
 def prepare_session(connection: psycopg.Connection) -> None:
@@ -79,7 +82,7 @@ def prepare_session(connection: psycopg.Connection) -> None:
     # Off, a backslash of a regular expression in quotes would be lost.
     connection.execute("set standard_conforming_strings = on")
     connection.add_notice_handler(
-        lambda notice: print(f"{notice.severity}: {notice.message_primary}")
+        lambda notice: print(f"{notice.severity}: {in_words(notice, str(notice.message_primary))}")
     )
     connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
     row = connection.execute("select pg_try_advisory_lock(%s)", [LOCK]).fetchone()
@@ -96,6 +99,14 @@ def prepare_session(connection: psycopg.Connection) -> None:
             ) from error
 
 
+def in_words(diagnosis: psycopg.errors.Diagnostic, message: str) -> str:
+    """Return a message of the server with its detail and its hint, each on its own line."""
+    lines = [message]
+    lines += [f"DETAIL: {diagnosis.message_detail}"] * bool(diagnosis.message_detail)
+    lines += [f"HINT: {diagnosis.message_hint}"] * bool(diagnosis.message_hint)
+    return "\n".join(lines)
+
+
 def run_file(connection: psycopg.Connection, path: Path) -> None:
     """Run the statements of one file."""
     text = text_of(path)
@@ -106,21 +117,22 @@ def run_file(connection: psycopg.Connection, path: Path) -> None:
         place = str(path.relative_to(ROOT))
         if diagnosis.statement_position:
             place += f":{text[: int(diagnosis.statement_position) - 1].count(chr(10)) + 1}"
-        lines = [f"{place}: {diagnosis.message_primary or error}"]
-        lines += [f"DETAIL: {diagnosis.message_detail}"] * bool(diagnosis.message_detail)
-        lines += [f"HINT: {diagnosis.message_hint}"] * bool(diagnosis.message_hint)
-        raise DeployError("\n".join(lines)) from error
+        message = f"{place}: {diagnosis.message_primary or error}"
+        raise DeployError(in_words(diagnosis, message)) from error
 
 
 def run_dbmate(connection: psycopg.Connection) -> None:
     """Run the migrations that this database has not had yet."""
-    command = [str(Path(sys.executable).with_name("dbmate")), "--no-dump-schema"]
-    command += ["--migrations-dir", str(MIGRATIONS[0].parent)]
-    command += ["--migrations-table", MIGRATIONS_TABLE, "migrate"]
     settings = {"search_path": SEARCH_PATH.replace(" ", "")}
     settings |= {"lock_timeout": MIGRATION_LOCK_TIMEOUT, "standard_conforming_strings": "on"}
     environment = dbmate_environment(dbmate_url(connection, settings))
-    result = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    with TemporaryDirectory() as folder:
+        for path in MIGRATIONS:
+            (Path(folder) / path.name).write_text(text_of(path), encoding="utf-8")
+        command = [str(Path(sys.executable).with_name("dbmate")), "--no-dump-schema"]
+        command += ["--migrations-dir", folder]
+        command += ["--migrations-table", MIGRATIONS_TABLE, "migrate"]
+        result = subprocess.run(command, cwd=ROOT, env=environment, check=False)
     if result.returncode != 0:
         raise DeployError("a migration failed; dbmate's message is above")
 
@@ -142,21 +154,6 @@ def report_base_url(connection: psycopg.Connection) -> None:
         print(
             "Set your own:\n"
             "  update qr_refresh.settings set evolution_api_base_url = 'https://evolution.example.com';"
-        )
-
-
-def report_publication(connection: psycopg.Connection) -> None:
-    """Say where Realtime does not see the table; dbmate keeps a migration's warning to itself."""
-    row = connection.execute(
-        "select exists (select from pg_publication where pubname = 'supabase_realtime')"
-        " and not exists (select from pg_publication_tables where pubname = 'supabase_realtime'"
-        " and schemaname = 'public' and tablename = 'evolution_instances')"
-    ).fetchone()
-    if row == (True,):
-        print(
-            "WARNING: evolution_instances is not in publication supabase_realtime, so Realtime does"
-            " not see it.\nIf that is not on purpose, and the table has a primary key:\n"
-            "  alter publication supabase_realtime add table public.evolution_instances;"
         )
 
 

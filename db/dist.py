@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from db.order import (
-    CHECK_TABLE,
+    FIRST,
     LOCK,
     MIGRATION_LOCK_TIMEOUT,
     MIGRATIONS,
@@ -178,7 +178,7 @@ create table if not exists {MIGRATIONS_TABLE} (version varchar primary key);
 insert into {MIGRATIONS_TABLE} (version) values
 {versions}
 on conflict do nothing;"""
-    return [*map(part_of, (CHECK_TABLE, *MIGRATIONS)), note, *map(part_of, REPEATED)]
+    return [*map(part_of, (*FIRST, *MIGRATIONS[1:])), note, *map(part_of, REPEATED)]
 
 
 def part_of(path: Path) -> str:
