@@ -35,7 +35,7 @@ begin
                         select p.oid from pg_catalog.pg_proc as p
                         where
                             p.pronamespace = 'public'::regnamespace
-                            and p.proname = 'refresh_qr_codes'
+                            and p.proname in ('refresh_qr_codes', 'receive_evolution_event')
                     )
                 )
             )
@@ -45,7 +45,7 @@ begin
             errcode = 'QR012',
             message = format('something of others is where refresh-qr-codes belongs: %s', found_objects),
             detail = format(
-                'It belongs to %s. Schema qr_refresh and functions called public.refresh_qr_codes '
+                'It belongs to %s. Schema qr_refresh and functions with the names of the job in schema public '
                 'may have no other owners than superusers and qr_refresh_owner.',
                 found_owners
             ),

@@ -10,10 +10,11 @@ processes. psql would take it, with the password in it, only as an argument; psy
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,6 +26,7 @@ from db.ending import ctrl_c_in_words
 from db.order import (
     APPLICATION_TABLE,
     CHECK_CLIENT,
+    CHECK_PYTHON,
     CHECKS,
     FUNCTIONS,
     LOCK,
@@ -42,6 +44,12 @@ from db.order import (
 
 LOCK_TIMEOUT = "5min"
 
+PYTHON_ENDED = """\
+PL/Python has ended the session: Python does not start inside PostgreSQL.
+Most often PYTHONHOME or PYTHONPATH is in the environment of the server and leads elsewhere.
+On Debian look into /etc/postgresql/N/main/environment, else into the unit or script that starts the
+server; take it out and restart PostgreSQL. The server log has what Python said."""
+
 # The commands that qr_refresh.schedule() gives to pg_cron.
 OUR_COMMANDS = "^(select|call) (public[.])?(refresh_qr_codes|qr_refresh[.][a-z_]+)[(]"
 
@@ -56,23 +64,50 @@ def migrate(url: str) -> None:
         DeployError: nothing of the failed step is left in the database.
     """
     with connect(url, "migrate") as connection:
+        refuse_pooler(connection)
         prepare_session(connection)
-        # dbmate creates its own table before the first migration can refuse, so that one is tried
-        # before it, and so is the last step: a database that cannot take the job is left as it was.
-        with connection.transaction(force_rollback=True):
-            for path in CHECKS:
-                run_file(connection, path)
-            run_file(connection, function("check_client"))
-            run_file(connection, CHECK_CLIENT)
-        with connection.transaction():
-            connection.execute(f"set local lock_timeout = '{MIGRATION_LOCK_TIMEOUT}'")
-            run_file(connection, APPLICATION_TABLE)
-        run_dbmate(connection)
-        with connection.transaction():
-            for path in REPEATED:
-                run_file(connection, path)
+        with event_triggers_named(connection):
+            install(connection)
         print(f"Installed {len(FUNCTIONS)} functions and {len(VIEWS)} views.")
         report_base_url(connection)
+
+
+def install(connection: psycopg.Connection) -> None:
+    """Run every step of the installation in its order.
+
+    Raises:
+        DeployError: nothing of the failed step is left in the database.
+    """
+    # dbmate creates its own table before the first migration can refuse, so that one is tried
+    # before it, and so is the last step: a database that cannot take the job is left as it was.
+    with connection.transaction(force_rollback=True):
+        for path in CHECKS:
+            run_file(connection, path)
+        run_file(connection, function("check_client"))
+        run_file(connection, CHECK_CLIENT)
+    with connection.transaction():
+        connection.execute(f"set local lock_timeout = '{MIGRATION_LOCK_TIMEOUT}'")
+        run_file(connection, APPLICATION_TABLE)
+    run_dbmate(connection)
+    with connection.transaction():
+        for path in REPEATED:
+            run_file(connection, path)
+
+
+def refuse_pooler(connection: psycopg.Connection) -> None:
+    """Stop before anything is set that a pooler would keep for its next client.
+
+    Raises:
+        DeployError: the session is not that of the server itself.
+    """
+    row = connection.execute("select pg_backend_pid()").fetchone()
+    # A pooler makes up the number that it gives to its clients.
+    if row != (connection.info.backend_pid,):
+        raise DeployError(
+            "DATABASE_URL leads to a pooler, such as PgBouncer, which would keep the settings and the"
+            " lock of this deployment for its next client. Nothing was changed. Connect directly to"
+            " PostgreSQL: its own host, and its own port, most often 5432."
+        )
 
 
 def prepare_session(connection: psycopg.Connection) -> None:
@@ -113,12 +148,38 @@ def run_file(connection: psycopg.Connection, path: Path) -> None:
     try:
         connection.execute(text.encode())
     except psycopg.Error as error:
+        if path == CHECK_PYTHON and connection.closed:
+            raise DeployError(PYTHON_ENDED) from error
         diagnosis = error.diag
         place = str(path.relative_to(ROOT))
         if diagnosis.statement_position:
             place += f":{text[: int(diagnosis.statement_position) - 1].count(chr(10)) + 1}"
-        message = f"{place}: {diagnosis.message_primary or error}"
-        raise DeployError(in_words(diagnosis, message)) from error
+        message = in_words(diagnosis, f"{place}: {diagnosis.message_primary or error}")
+        raise DeployError(message) from error
+
+
+@contextlib.contextmanager
+def event_triggers_named(connection: psycopg.Connection) -> Iterator[None]:
+    """Say of an error which event trigger may have raised it; the application's see all DDL."""
+    triggers = connection.execute(
+        "select evtname, evtfoid::regproc::text from pg_event_trigger where evtenabled in ('O', 'A')"
+    ).fetchall()
+    try:
+        yield
+    except DeployError as error:
+        cause = error.__cause__
+        message = str(error)
+        for name, function_name in triggers:
+            said = "may have stopped it"  # dbmate does not say where an error was raised
+            if isinstance(cause, psycopg.Error):
+                if f" {function_name}(" not in (cause.diag.context or ""):
+                    continue
+                said = "has stopped it"
+            message += (
+                f"\nEvent trigger {name}, function {function_name}, {said}. Correct the function, or:"
+                f'\n  ALTER EVENT TRIGGER "{name}" DISABLE; and after the installation ENABLE'
+            )
+        raise DeployError(message) from error
 
 
 def run_dbmate(connection: psycopg.Connection) -> None:
@@ -167,6 +228,7 @@ def uninstall(url: str) -> None:
         DeployError: nothing was removed, or only the jobs of pg_cron.
     """
     with connect(url, "uninstall") as connection:
+        refuse_pooler(connection)
         prepare_session(connection)
         # Tried first: where something depends on the job, its schedule stays as well.
         with connection.transaction(force_rollback=True):

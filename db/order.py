@@ -31,6 +31,7 @@ ROOMS = (
 )
 VIEW_NAMES = ("status", "alerts", "health", "metrics")
 
+CHECK_PYTHON = DB / "check_python.sql"
 CLAIM_SCHEMA = DB / "claim_schema.sql"
 CHECK_TABLE = DB / "check_table.sql"
 APPLICATION_TABLE = DB / "application_table.sql"
@@ -40,11 +41,12 @@ VIEWS = [DB / "views" / f"{name}.sql" for name in VIEW_NAMES]
 OUTCOMES = DB / "outcomes.sql"
 DROP_OLD = DB / "drop_old_functions.sql"
 PRIVILEGES = DB / "privileges.sql"
+REPORT_TABLE = DB / "report_table.sql"
 CHECK_CLIENT = DB / "check_client_works.sql"
 UNINSTALL = DB / "uninstall.sql"
 
 # What every installation runs after the migrations.
-REPEATED = [OUTCOMES, *FUNCTIONS, *VIEWS, DROP_OLD, PRIVILEGES, CHECK_CLIENT]
+REPEATED = [OUTCOMES, *FUNCTIONS, *VIEWS, DROP_OLD, PRIVILEGES, REPORT_TABLE, CHECK_CLIENT]
 
 MIGRATIONS_TABLE = "qr_refresh.schema_migrations"
 
@@ -96,5 +98,5 @@ def function(name: str) -> Path:
 
 
 # What every installation runs before the other migrations.
-CHECKS = [MIGRATIONS[0], CLAIM_SCHEMA, function("fitting_view"), CHECK_TABLE]
+CHECKS = [CHECK_PYTHON, MIGRATIONS[0], CLAIM_SCHEMA, function("fitting_view"), CHECK_TABLE]
 FIRST = [*CHECKS, APPLICATION_TABLE]

@@ -65,7 +65,7 @@ begin
             ('is_no_answer late_workers', '', ''),
             ('doctor doctor_client doctor_cron_jobs doctor_evolution_api', '', ''),
             ('doctor_instances doctor_privileges doctor_publications doctor_python', '', ''),
-            ('doctor_refusals doctor_schedule doctor_server fitting_view', '', '')
+            ('doctor_refusals doctor_schedule doctor_server fitting_view grants_below_view', '', '')
         ), granted as (
             select object, upper(privilege) as privilege, role
             from listed as l

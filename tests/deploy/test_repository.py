@@ -15,6 +15,7 @@ from db.order import (
     APPLICATION_TABLE,
     CHECK_CLIENT,
     CHECK_TABLE,
+    CHECK_PYTHON,
     CLAIM_SCHEMA,
     DB,
     DROP_OLD,
@@ -23,6 +24,7 @@ from db.order import (
     MIGRATIONS,
     OUTCOMES,
     PRIVILEGES,
+    REPORT_TABLE,
     ROOMS,
     ROOT,
     UNINSTALL,
@@ -49,7 +51,8 @@ def test_every_folder_of_functions_is_a_room_and_every_room_is_a_folder() -> Non
 
 def test_every_sql_file_is_deployed_and_once() -> None:
     deployed = [*MIGRATIONS, *FUNCTIONS, *VIEWS]
-    deployed += [CLAIM_SCHEMA, CHECK_TABLE, APPLICATION_TABLE, OUTCOMES, DROP_OLD, PRIVILEGES, CHECK_CLIENT, UNINSTALL]
+    deployed += [CHECK_PYTHON, CLAIM_SCHEMA, CHECK_TABLE, APPLICATION_TABLE, OUTCOMES, DROP_OLD, PRIVILEGES]
+    deployed += [REPORT_TABLE, CHECK_CLIENT, UNINSTALL]
     assert sorted(deployed) == sorted(DB.rglob("*.sql"))
 
 
