@@ -1,5 +1,5 @@
--- Run by every installation, before the migrations: what evolution_instances lacks is added, and what is
--- there is left alone, without a lock that the application could wait for.
+-- Run by every installation, before the migrations: what evolution_instances lacks is added, and
+-- what is there is left alone, without a lock that the application could wait for.
 do $$
 declare
     relation regclass := to_regclass('public.evolution_instances');

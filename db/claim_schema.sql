@@ -1,4 +1,5 @@
--- Run by every installation before anything of it is created: nobody else may have put something where the job's own belongs.
+-- Run by every installation before anything of it is created: nobody else may have put something
+-- where the job's own belongs.
 -- CREATE OR REPLACE and IF NOT EXISTS would keep it, or its owner, and a superuser would run it.
 do $$
 declare

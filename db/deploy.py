@@ -104,9 +104,9 @@ def refuse_pooler(connection: psycopg.Connection) -> None:
     # A pooler makes up the number that it gives to its clients.
     if row != (connection.info.backend_pid,):
         raise DeployError(
-            "DATABASE_URL leads to a pooler, such as PgBouncer, which would keep the settings and the"
-            " lock of this deployment for its next client. Nothing was changed. Connect directly to"
-            " PostgreSQL: its own host, and its own port, most often 5432."
+            "DATABASE_URL leads to a pooler, such as PgBouncer, which would keep the settings and"
+            " the lock of this deployment for its next client. Nothing was changed. Connect directly"
+            " to PostgreSQL: its own host, and its own port, most often 5432."
         )
 
 
@@ -162,7 +162,8 @@ def run_file(connection: psycopg.Connection, path: Path) -> None:
 def event_triggers_named(connection: psycopg.Connection) -> Iterator[None]:
     """Say of an error which event trigger may have raised it; the application's see all DDL."""
     triggers = connection.execute(
-        "select evtname, evtfoid::regproc::text from pg_event_trigger where evtenabled in ('O', 'A')"
+        "select evtname, evtfoid::regproc::text from pg_event_trigger"
+        " where evtenabled in ('O', 'A')"
     ).fetchall()
     try:
         yield
@@ -176,7 +177,8 @@ def event_triggers_named(connection: psycopg.Connection) -> Iterator[None]:
                     continue
                 said = "has stopped it"
             message += (
-                f"\nEvent trigger {name}, function {function_name}, {said}. Correct the function, or:"
+                f"\nEvent trigger {name}, function {function_name}, {said}."
+                " Correct the function, or:"
                 f'\n  ALTER EVENT TRIGGER "{name}" DISABLE; and after the installation ENABLE'
             )
         raise DeployError(message) from error

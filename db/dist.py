@@ -146,7 +146,9 @@ exception when others then
     get stacked diagnostics
         said = pg_exception_detail, advice = pg_exception_hint, place = pg_exception_context;
     set local search_path = {SEARCH_PATH};
-    select string_agg(format('Event trigger %I, function %s, has stopped it.', e.evtname, f.name), ' ')
+    select string_agg(
+        format('Event trigger %I, function %s, has stopped it.', e.evtname, f.name), ' '
+    )
     into guards
     from pg_event_trigger as e, cast(cast(e.evtfoid as regproc) as text) as f (name)
     where strpos(place, concat(' ', f.name, '(')) > 0;

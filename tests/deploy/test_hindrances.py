@@ -1,4 +1,4 @@
-"""What stops an installation from outside: it is named, with what to do, and nothing is installed."""
+"""What stops an installation from outside is named, with what to do, and nothing is installed."""
 
 from __future__ import annotations
 

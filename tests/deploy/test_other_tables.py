@@ -146,7 +146,8 @@ def test_row_level_security_that_hides_rows_from_a_view_is_said(empty_database: 
             migrated(empty_database)
             found = findings(connection)["view shows all rows"]
             assert found["ok"] is None
-            assert f"row level security chooses the rows of app.sessions, for {owner}" in found["detail"]
+            said = f"row level security chooses the rows of app.sessions, for {owner}"
+            assert said in found["detail"]
         finally:
             connection.execute(f"drop owned by {owner} cascade; drop role {owner}".encode())
 
@@ -315,8 +316,8 @@ def test_a_table_with_other_columns_or_words_gets_the_view_that_fits(
     create, word, said = OTHERS[table]
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.execute(create.encode())
-        columns = "select array_agg(attname::text) from pg_attribute where attnum > 0 and attrelid ="
-        columns += " 'evolution_instances'::regclass"
+        columns = "select array_agg(attname::text) from pg_attribute where attnum > 0"
+        columns += " and attrelid = 'evolution_instances'::regclass"
         before = value(empty_database, columns)
         output = refused(way, empty_database)
         for part in said:
@@ -393,7 +394,8 @@ def test_words_of_the_rows_that_mean_connecting_are_said_with_a_view(
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.execute(
             "create table evolution_instances (instance_name text, instance_token text,"
-            f" instance_status text); insert into evolution_instances values ('a', 'b', '{word}')".encode()
+            " instance_status text);"
+            f"insert into evolution_instances values ('a', 'b', '{word}')".encode()
         )
         output = migrated(empty_database)
         assert f"instance_status is {word} (1)" in output

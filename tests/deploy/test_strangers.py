@@ -58,7 +58,8 @@ PLANTED = {
         "function qr_refresh.doctor(integer)",
     ),
     "an overload of the job": (
-        "create function public.refresh_qr_codes() returns jsonb language sql as 'select null::jsonb'",
+        "create function public.refresh_qr_codes() returns jsonb language sql"
+        " as 'select null::jsonb'",
         "function public.refresh_qr_codes()",
     ),
     "the job itself": (
