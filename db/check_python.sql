@@ -1,5 +1,39 @@
--- Run first by every installation: can PL/Python be loaded? It is tried with a statement of its own,
--- so that a file of it which is missing is told from all else that can fail.
+-- Run first by every installation: can PL/Python be loaded? With a wrong PYTHONHOME, Python would end
+-- the session without a word, so that is looked at before it is tried.
+do $$
+declare
+    environment text;
+    home text;
+begin
+    begin
+        environment := encode(
+            pg_read_binary_file(
+                format('/proc/%s/environ', split_part(pg_read_file('postmaster.pid'), e'\n', 1))
+            ),
+            'escape'
+        );
+        home := substring('\000' || environment from '\\000PYTHONHOME=(.+?)\\000');
+        if home is null or exists (
+            select from pg_ls_dir(split_part(home, ':', 1) || '/lib') as f (name)
+            where f.name like 'python3%'
+        ) then
+            return;
+        end if;
+    exception when others then
+        if home is null then
+            return; -- no superuser, or another system
+        end if;
+    end;
+    raise exception using
+        errcode = 'QR016',
+        message = 'PYTHONHOME of the database server leads to no Python',
+        detail = format('It is %s, in the environment with which PostgreSQL was started.', home),
+        hint = 'Take it out (on Debian of /etc/postgresql/N/main/environment, else of the unit or script '
+            'that starts PostgreSQL), then restart PostgreSQL.';
+end
+$$;
+
+-- Tried with a statement of its own, so that a file which is missing is told from all else that fails.
 do $$
 begin
     if

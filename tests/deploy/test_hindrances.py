@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import psycopg
@@ -93,5 +94,33 @@ def test_a_wrong_pythonhome_of_the_server_is_named(server: Server) -> None:
     with start_postgres(server.engine, environment={"PYTHONHOME": "/nowhere"}) as own:
         result = make("migrate", own.dsn())
         assert result.returncode != 0
-        assert "Most often PYTHONHOME or PYTHONPATH is in the environment" in result.stderr
+        assert "PYTHONHOME of the database server leads to no Python" in result.stderr
+        assert "It is /nowhere" in result.stderr
+        with pytest.raises(psycopg.Error) as raised:
+            run_dist(own.dsn())
+        assert raised.value.sqlstate == "QR016"
         assert value(own.dsn(), OURS) == 0
+
+
+@pytest.mark.engines
+def test_a_python_that_ends_the_session_is_named_by_migrate(server: Server) -> None:
+    if server.engine != "local":
+        pytest.skip("gives the server a folder of this machine: PG=local runs it")
+    # Not pytest's folder, which may be closed to the user postgres.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        # It looks like Python's, and is empty.
+        (Path(folder) / "lib" / "python3.11").mkdir(parents=True)
+        Path(folder).chmod(0o755)
+        with start_postgres("local", environment={"PYTHONHOME": folder}) as own:
+            result = make("migrate", own.dsn())
+            assert result.returncode != 0
+            assert "Most often PYTHONHOME or PYTHONPATH is in the environment" in result.stderr
+            assert value(own.dsn(), OURS) == 0
+
+
+@pytest.mark.engines
+def test_a_right_pythonhome_is_no_trouble(server: Server) -> None:
+    if server.engine == "url":
+        pytest.skip("gives a server an environment: PG=local or PG=docker runs it")
+    with start_postgres(server.engine, environment={"PYTHONHOME": "/usr"}) as own:
+        migrated(own.dsn())
