@@ -10,11 +10,13 @@ processes. psql would take it, with the password in it, only as an argument; psy
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 
@@ -22,8 +24,10 @@ from db.connection import DeployError, connect, dbmate_environment, dbmate_url
 from db.dist import write_dist
 from db.ending import ctrl_c_in_words
 from db.order import (
+    APPLICATION_TABLE,
     CHECK_CLIENT,
-    CHECK_TABLE,
+    CHECK_PYTHON,
+    CHECKS,
     FUNCTIONS,
     LOCK,
     MIGRATION_LOCK_TIMEOUT,
@@ -40,6 +44,12 @@ from db.order import (
 
 LOCK_TIMEOUT = "5min"
 
+PYTHON_ENDED = """\
+PL/Python has ended the session: Python does not start inside PostgreSQL.
+Most often PYTHONHOME or PYTHONPATH is in the environment of the server and leads elsewhere.
+On Debian look into /etc/postgresql/N/main/environment, else into the unit or script that starts the
+server; take it out and restart PostgreSQL. The server log has what Python said."""
+
 # The commands that qr_refresh.schedule() gives to pg_cron.
 OUR_COMMANDS = "^(select|call) (public[.])?(refresh_qr_codes|qr_refresh[.][a-z_]+)[(]"
 
@@ -54,22 +64,50 @@ def migrate(url: str) -> None:
         DeployError: nothing of the failed step is left in the database.
     """
     with connect(url, "migrate") as connection:
+        refuse_pooler(connection)
         prepare_session(connection)
-        # dbmate creates its own table before the first migration can refuse, so that one is tried
-        # before it, and so is the last step: a database that cannot take the job is left as it was.
-        with connection.transaction(force_rollback=True):
-            run_file(connection, MIGRATIONS[0])
-            run_file(connection, CHECK_TABLE)
-            connection.execute("create schema if not exists qr_refresh")
-            run_file(connection, function("check_client"))
-            run_file(connection, CHECK_CLIENT)
-        run_dbmate(connection)
-        with connection.transaction():
-            for path in REPEATED:
-                run_file(connection, path)
+        with event_triggers_named(connection):
+            install(connection)
         print(f"Installed {len(FUNCTIONS)} functions and {len(VIEWS)} views.")
         report_base_url(connection)
-        report_publication(connection)
+
+
+def install(connection: psycopg.Connection) -> None:
+    """Run every step of the installation in its order.
+
+    Raises:
+        DeployError: nothing of the failed step is left in the database.
+    """
+    # dbmate creates its own table before the first migration can refuse, so that one is tried
+    # before it, and so is the last step: a database that cannot take the job is left as it was.
+    with connection.transaction(force_rollback=True):
+        for path in CHECKS:
+            run_file(connection, path)
+        run_file(connection, function("check_client"))
+        run_file(connection, CHECK_CLIENT)
+    with connection.transaction():
+        connection.execute(f"set local lock_timeout = '{MIGRATION_LOCK_TIMEOUT}'")
+        run_file(connection, APPLICATION_TABLE)
+    run_dbmate(connection)
+    with connection.transaction():
+        for path in REPEATED:
+            run_file(connection, path)
+
+
+def refuse_pooler(connection: psycopg.Connection) -> None:
+    """Stop before anything is set that a pooler would keep for its next client.
+
+    Raises:
+        DeployError: the session is not that of the server itself.
+    """
+    row = connection.execute("select pg_backend_pid()").fetchone()
+    # A pooler makes up the number that it gives to its clients.
+    if row != (connection.info.backend_pid,):
+        raise DeployError(
+            "DATABASE_URL leads to a pooler, such as PgBouncer, which would keep the settings and"
+            " the lock of this deployment for its next client. Nothing was changed. Connect directly"
+            " to PostgreSQL: its own host, and its own port, most often 5432."
+        )
 
 
 def prepare_session(connection: psycopg.Connection) -> None:
@@ -79,7 +117,7 @@ def prepare_session(connection: psycopg.Connection) -> None:
     # Off, a backslash of a regular expression in quotes would be lost.
     connection.execute("set standard_conforming_strings = on")
     connection.add_notice_handler(
-        lambda notice: print(f"{notice.severity}: {notice.message_primary}")
+        lambda notice: print(f"{notice.severity}: {in_words(notice, str(notice.message_primary))}")
     )
     connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
     row = connection.execute("select pg_try_advisory_lock(%s)", [LOCK]).fetchone()
@@ -96,31 +134,68 @@ def prepare_session(connection: psycopg.Connection) -> None:
             ) from error
 
 
+def in_words(diagnosis: psycopg.errors.Diagnostic, message: str) -> str:
+    """Return a message of the server with its detail and its hint, each on its own line."""
+    lines = [message]
+    lines += [f"DETAIL: {diagnosis.message_detail}"] * bool(diagnosis.message_detail)
+    lines += [f"HINT: {diagnosis.message_hint}"] * bool(diagnosis.message_hint)
+    return "\n".join(lines)
+
+
 def run_file(connection: psycopg.Connection, path: Path) -> None:
     """Run the statements of one file."""
     text = text_of(path)
     try:
         connection.execute(text.encode())
     except psycopg.Error as error:
+        if path == CHECK_PYTHON and connection.closed:
+            raise DeployError(PYTHON_ENDED) from error
         diagnosis = error.diag
         place = str(path.relative_to(ROOT))
         if diagnosis.statement_position:
             place += f":{text[: int(diagnosis.statement_position) - 1].count(chr(10)) + 1}"
-        lines = [f"{place}: {diagnosis.message_primary or error}"]
-        lines += [f"DETAIL: {diagnosis.message_detail}"] * bool(diagnosis.message_detail)
-        lines += [f"HINT: {diagnosis.message_hint}"] * bool(diagnosis.message_hint)
-        raise DeployError("\n".join(lines)) from error
+        message = in_words(diagnosis, f"{place}: {diagnosis.message_primary or error}")
+        raise DeployError(message) from error
+
+
+@contextlib.contextmanager
+def event_triggers_named(connection: psycopg.Connection) -> Iterator[None]:
+    """Say of an error which event trigger may have raised it; the application's see all DDL."""
+    triggers = connection.execute(
+        "select evtname, evtfoid::regproc::text from pg_event_trigger"
+        " where evtenabled in ('O', 'A')"
+    ).fetchall()
+    try:
+        yield
+    except DeployError as error:
+        cause = error.__cause__
+        message = str(error)
+        for name, function_name in triggers:
+            said = "may have stopped it"  # dbmate does not say where an error was raised
+            if isinstance(cause, psycopg.Error):
+                if f" {function_name}(" not in (cause.diag.context or ""):
+                    continue
+                said = "has stopped it"
+            message += (
+                f"\nEvent trigger {name}, function {function_name}, {said}."
+                " Correct the function, or:"
+                f'\n  ALTER EVENT TRIGGER "{name}" DISABLE; and after the installation ENABLE'
+            )
+        raise DeployError(message) from error
 
 
 def run_dbmate(connection: psycopg.Connection) -> None:
     """Run the migrations that this database has not had yet."""
-    command = [str(Path(sys.executable).with_name("dbmate")), "--no-dump-schema"]
-    command += ["--migrations-dir", str(MIGRATIONS[0].parent)]
-    command += ["--migrations-table", MIGRATIONS_TABLE, "migrate"]
     settings = {"search_path": SEARCH_PATH.replace(" ", "")}
     settings |= {"lock_timeout": MIGRATION_LOCK_TIMEOUT, "standard_conforming_strings": "on"}
     environment = dbmate_environment(dbmate_url(connection, settings))
-    result = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    with TemporaryDirectory() as folder:
+        for path in MIGRATIONS:
+            (Path(folder) / path.name).write_text(text_of(path), encoding="utf-8")
+        command = [str(Path(sys.executable).with_name("dbmate")), "--no-dump-schema"]
+        command += ["--migrations-dir", folder]
+        command += ["--migrations-table", MIGRATIONS_TABLE, "migrate"]
+        result = subprocess.run(command, cwd=ROOT, env=environment, check=False)
     if result.returncode != 0:
         raise DeployError("a migration failed; dbmate's message is above")
 
@@ -145,21 +220,6 @@ def report_base_url(connection: psycopg.Connection) -> None:
         )
 
 
-def report_publication(connection: psycopg.Connection) -> None:
-    """Say where Realtime does not see the table; dbmate keeps a migration's warning to itself."""
-    row = connection.execute(
-        "select exists (select from pg_publication where pubname = 'supabase_realtime')"
-        " and not exists (select from pg_publication_tables where pubname = 'supabase_realtime'"
-        " and schemaname = 'public' and tablename = 'evolution_instances')"
-    ).fetchone()
-    if row == (True,):
-        print(
-            "WARNING: evolution_instances is not in publication supabase_realtime, so Realtime does"
-            " not see it.\nIf that is not on purpose, and the table has a primary key:\n"
-            "  alter publication supabase_realtime add table public.evolution_instances;"
-        )
-
-
 def uninstall(url: str) -> None:
     """Remove everything of the job from this database, and nothing of the application's.
 
@@ -170,6 +230,7 @@ def uninstall(url: str) -> None:
         DeployError: nothing was removed, or only the jobs of pg_cron.
     """
     with connect(url, "uninstall") as connection:
+        refuse_pooler(connection)
         prepare_session(connection)
         # Tried first: where something depends on the job, its schedule stays as well.
         with connection.transaction(force_rollback=True):

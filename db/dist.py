@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from db.order import (
-    CHECK_TABLE,
+    FIRST,
     LOCK,
     MIGRATION_LOCK_TIMEOUT,
     MIGRATIONS,
@@ -115,6 +115,8 @@ declare
     part pg_catalog.text := 'the beginning of the file';
     said pg_catalog.text;
     advice pg_catalog.text;
+    place pg_catalog.text;
+    guards pg_catalog.text;
 begin
     former := array(
         select pg_catalog.current_setting(s.name)
@@ -141,13 +143,20 @@ begin
     end loop;
 exception when others then
     -- Without the context, which would be a long part of this file.
-    get stacked diagnostics said = pg_exception_detail, advice = pg_exception_hint;
+    get stacked diagnostics
+        said = pg_exception_detail, advice = pg_exception_hint, place = pg_exception_context;
     set local search_path = {SEARCH_PATH};
+    select string_agg(
+        format('Event trigger %I, function %s, has stopped it.', e.evtname, f.name), ' '
+    )
+    into guards
+    from pg_event_trigger as e, cast(cast(e.evtfoid as regproc) as text) as f (name)
+    where strpos(place, concat(' ', f.name, '(')) > 0;
     raise exception using
         errcode = sqlstate,
         message = sqlerrm,
         detail = concat_ws(
-            ' ', nullif(said, ''), 'In ' || ltrim(split_part(part, chr(10), 1), '- ') || '.'
+            ' ', nullif(said, ''), guards, 'In ' || ltrim(split_part(part, chr(10), 1), '- ') || '.'
         ),
         hint = coalesce(nullif(advice, ''), 'Nothing was installed.');
 end
@@ -178,7 +187,7 @@ create table if not exists {MIGRATIONS_TABLE} (version varchar primary key);
 insert into {MIGRATIONS_TABLE} (version) values
 {versions}
 on conflict do nothing;"""
-    return [*map(part_of, (CHECK_TABLE, *MIGRATIONS)), note, *map(part_of, REPEATED)]
+    return [*map(part_of, (*FIRST, *MIGRATIONS[1:])), note, *map(part_of, REPEATED)]
 
 
 def part_of(path: Path) -> str:

@@ -1,9 +1,10 @@
 """The order in which everything is installed, written down once: deploy, dist and tests use it.
 
-First the migrations, by their names, and only those that the database has not had. Then, with each
-installation, the functions, room by room, the views, what goes of earlier releases, who owns and
-may use all of it, and whether the HTTP client starts. Within a room the order does not matter. Also
-what the session has to be like meanwhile.
+First the checks, which change nothing, and the application's table. Then the migrations, by their
+names, and only those that the database has not had. Then, with each installation, the functions,
+room by room, the views, what goes of earlier releases, who owns and may use all of it, and whether
+the HTTP client starts. Within a room the order does not matter. Also what the session has to be
+like meanwhile.
 """
 
 from __future__ import annotations
@@ -30,18 +31,22 @@ ROOMS = (
 )
 VIEW_NAMES = ("status", "alerts", "health", "metrics")
 
+CHECK_PYTHON = DB / "check_python.sql"
+CLAIM_SCHEMA = DB / "claim_schema.sql"
 CHECK_TABLE = DB / "check_table.sql"
+APPLICATION_TABLE = DB / "application_table.sql"
 MIGRATIONS = sorted((DB / "migrations").glob("*.sql"))
 FUNCTIONS = [path for room in ROOMS for path in sorted((DB / "functions" / room).glob("*.sql"))]
 VIEWS = [DB / "views" / f"{name}.sql" for name in VIEW_NAMES]
 OUTCOMES = DB / "outcomes.sql"
 DROP_OLD = DB / "drop_old_functions.sql"
 PRIVILEGES = DB / "privileges.sql"
+REPORT_TABLE = DB / "report_table.sql"
 CHECK_CLIENT = DB / "check_client_works.sql"
 UNINSTALL = DB / "uninstall.sql"
 
 # What every installation runs after the migrations.
-REPEATED = [OUTCOMES, *FUNCTIONS, *VIEWS, DROP_OLD, PRIVILEGES, CHECK_CLIENT]
+REPEATED = [OUTCOMES, *FUNCTIONS, *VIEWS, DROP_OLD, PRIVILEGES, REPORT_TABLE, CHECK_CLIENT]
 
 MIGRATIONS_TABLE = "qr_refresh.schema_migrations"
 
@@ -55,12 +60,23 @@ LOCK = 7_160_624_931
 MIGRATION_LOCK_TIMEOUT = "1min"
 
 
-def text_of(path: Path) -> str:
-    """Return the statements of a file, with what it includes in its place.
+# The last migration that did something to the application's table, which today may be a view.
+# APPLICATION_TABLE and PRIVILEGES do that now, with each installation.
+LAST_WITH_TABLE = "20261124300000"
+STATEMENT = re.compile(r"^(?:do \$\$\n.*?^\$\$;\n|[a-z].*?;\n)", re.MULTILINE | re.DOTALL)
 
-    A line `include NAME` stands for the file of that name beside it.
+
+def text_of(path: Path) -> str:
+    """Return the statements of a file, as they are run.
+
+    A line `include NAME` stands for the file of that name beside it. Released migrations, which are
+    never edited, come without what they did to the application's table.
     """
     text = path.read_text(encoding="utf-8")
+    if path in MIGRATIONS and path.name[: len(LAST_WITH_TABLE)] <= LAST_WITH_TABLE:
+        text = STATEMENT.sub(
+            lambda found: "" if "public.evolution_instances" in found[0] else found[0], text
+        )
     return re.sub(
         r"^include (\S+)\n",
         lambda line: (path.parent / line[1]).read_text(encoding="utf-8"),
@@ -79,3 +95,8 @@ def function(name: str) -> Path:
         if path.stem == name:
             return path
     raise LookupError(f"no file {name}.sql in the rooms of db/functions: {', '.join(ROOMS)}")
+
+
+# What every installation runs before the other migrations.
+CHECKS = [CHECK_PYTHON, MIGRATIONS[0], CLAIM_SCHEMA, function("fitting_view"), CHECK_TABLE]
+FIRST = [*CHECKS, APPLICATION_TABLE]

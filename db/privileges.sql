@@ -13,6 +13,28 @@ begin
     -- What FOR UPDATE SKIP LOCKED asks for; an identity is never written.
     grant update (id) on qr_refresh.runs to qr_refresh_owner;
 
+    -- The application's table, or a view or foreign table in its place: only what the job uses. Asked
+    -- for first, so that an installation which changes nothing writes nothing.
+    grant usage on schema public to qr_refresh_owner;
+    for statement in
+        select format(
+            'grant %s (%I) on public.evolution_instances to qr_refresh_owner', g.privilege, a.attname
+        )
+        from (
+            values
+            ('select', 'instance_name instance_token instance_status qr_code last_qr_update evolution_server'),
+            ('update', 'qr_code last_qr_update')
+        ) as g (privilege, names)
+        inner join pg_catalog.pg_attribute as a
+            on
+                a.attrelid = 'public.evolution_instances'::regclass
+                and a.attname = any(string_to_array(g.names, ' '))
+                and not a.attisdropped
+        where not has_column_privilege('qr_refresh_owner', a.attrelid, a.attnum, g.privilege)
+    loop
+        execute statement;
+    end loop;
+
     for statement in
         with listed (objects, privileges, roles) as (
             values
@@ -48,7 +70,7 @@ begin
             ('is_no_answer late_workers orphaned_jobs skipped_minutes', '', ''),
             ('doctor doctor_client doctor_cron_jobs doctor_evolution_api', '', ''),
             ('doctor_instances doctor_privileges doctor_publications doctor_python', '', ''),
-            ('doctor_refusals doctor_schedule doctor_server', '', '')
+            ('doctor_refusals doctor_schedule doctor_server fitting_view grants_below_view', '', '')
         ), granted as (
             select object, upper(privilege) as privilege, role
             from listed as l
@@ -108,6 +130,8 @@ begin
             from held as h
             where
                 h.grantee = 0
+                -- Who could create something in the schema could stand in the way of what is ours.
+                or (h.kind = 'schema' and h.privilege = 'CREATE')
                 -- Default privileges (ALTER DEFAULT PRIVILEGES) put grants on each new object:
                 -- Supabase has some for anon, authenticated and service_role. A grant of the
                 -- operator's stays, unless default privileges name the same role.

@@ -53,7 +53,7 @@ begin
             case when c.relnamespace = ours then 'qr_refresh_owner' else 'current_user' end as new_owner
         from pg_catalog.pg_class as c
         where
-            c.relkind in ('r', 'p', 'v', 'm')
+            c.relkind in ('r', 'p', 'v', 'm', 'f')
             and (c.relnamespace = ours or c.relowner = 'qr_refresh_owner'::regrole)
     loop
         execute format('alter table %s owner to %s', object.relation, object.new_owner);

@@ -17,7 +17,7 @@ from PIL import Image
 from psycopg import sql
 from psycopg.rows import class_row
 
-from db.order import MIGRATIONS, REPEATED, text_of
+from db.order import FIRST, MIGRATIONS, REPEATED, text_of
 from simulator import Instance, Simulator
 from simulator.picture import data_url
 
@@ -29,7 +29,7 @@ OLD_QR = PNG_URL + "iVBORw0KGgo="
 STORED = {"success": True, "qr_updated": True}
 
 
-def install(url: str, paths: Sequence[Path] = (*MIGRATIONS, *REPEATED)) -> None:
+def install(url: str, paths: Sequence[Path] = (*FIRST, *MIGRATIONS, *REPEATED)) -> None:
     """Run the files of an installation in a database, in one transaction; without paths all."""
     with psycopg.connect(url) as connection:
         for path in paths:

@@ -110,26 +110,29 @@ begin
     alter column attempted_at drop not null,
     alter column outcome drop not null;
     -- Rows of earlier releases, which were kept by name alone.
-    update qr_refresh.instance_state as s
-    set
-        evolution_server = e.evolution_server::text,
-        queue = case
-            when s.outcome in ('stored', 'unchanged', 'changed') then 'rotating' else 'waiting'
-        end,
-        -- As qr_refresh.instance_key() makes it.
-        instance = sha256(convert_to(
-            concat(
-                length(e.evolution_server::text), ':', e.evolution_server::text,
-                length(e.instance_name::text), ':', e.instance_name::text, e.instance_token::text
-            ),
-            getdatabaseencoding()
-        ))
-    from public.evolution_instances as e
-    where
-        e.instance_status = 'connecting'
-        and octet_length(e.instance_name::text) <= 1020
-        and octet_length(e.instance_token::text) <= 1020
-        and e.instance_name::text = s.instance_name;
+    -- Where there are none, a foreign table is not looked at: its server may be away.
+    if exists (select from qr_refresh.instance_state) then
+        update qr_refresh.instance_state as s
+        set
+            evolution_server = e.evolution_server::text,
+            queue = case
+                when s.outcome in ('stored', 'unchanged', 'changed') then 'rotating' else 'waiting'
+            end,
+            -- As qr_refresh.instance_key() makes it.
+            instance = sha256(convert_to(
+                concat(
+                    length(e.evolution_server::text), ':', e.evolution_server::text,
+                    length(e.instance_name::text), ':', e.instance_name::text, e.instance_token::text
+                ),
+                getdatabaseencoding()
+            ))
+        from public.evolution_instances as e
+        where
+            e.instance_status = 'connecting'
+            and octet_length(e.instance_name::text) <= 1020
+            and octet_length(e.instance_token::text) <= 1020
+            and e.instance_name::text = s.instance_name;
+    end if;
     delete from qr_refresh.instance_state where instance is null;
     alter table qr_refresh.instance_state
     add primary key (instance),

@@ -217,13 +217,13 @@ def test_a_table_of_another_kind_gets_its_qr_codes(
             assert read_qr(job.row(name).qr_code) == simulator.current_code(name)
 
 
-def test_a_view_in_the_place_of_the_table_is_refused(empty_database: str) -> None:
+def test_a_materialized_view_in_the_place_of_the_table_is_refused(empty_database: str) -> None:
     with psycopg.connect(empty_database) as connection:
-        connection.execute("create view evolution_instances as select 'shop' as instance_name")
+        connection.execute("create materialized view evolution_instances as select 1 as a")
     result = make("migrate", empty_database)
     assert result.returncode != 0
-    assert "public.evolution_instances is not a table" in result.stderr
-    assert "Let the table that holds the rows have this name" in result.stderr
+    assert "public.evolution_instances is no table" in result.stderr
+    assert "make a view of this name over it" in result.stderr
     assert value(empty_database, OURS) == 1  # the view
 
 

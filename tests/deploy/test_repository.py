@@ -12,19 +12,24 @@ import psycopg
 import pytest
 
 from db.order import (
+    APPLICATION_TABLE,
     CHECK_CLIENT,
     CHECK_TABLE,
+    CHECK_PYTHON,
+    CLAIM_SCHEMA,
     DB,
     DROP_OLD,
+    FIRST,
     FUNCTIONS,
     MIGRATIONS,
     OUTCOMES,
     PRIVILEGES,
+    REPORT_TABLE,
     ROOMS,
     ROOT,
     UNINSTALL,
-    VIEW_NAMES,
     VIEWS,
+    VIEW_NAMES,
 )
 from tools.job import install
 
@@ -46,7 +51,8 @@ def test_every_folder_of_functions_is_a_room_and_every_room_is_a_folder() -> Non
 
 def test_every_sql_file_is_deployed_and_once() -> None:
     deployed = [*MIGRATIONS, *FUNCTIONS, *VIEWS]
-    deployed += [CHECK_TABLE, OUTCOMES, DROP_OLD, PRIVILEGES, CHECK_CLIENT, UNINSTALL]
+    deployed += [CHECK_PYTHON, CLAIM_SCHEMA, CHECK_TABLE, APPLICATION_TABLE, OUTCOMES, DROP_OLD, PRIVILEGES]
+    deployed += [REPORT_TABLE, CHECK_CLIENT, UNINSTALL]
     assert sorted(deployed) == sorted(DB.rglob("*.sql"))
 
 
@@ -74,7 +80,7 @@ def test_within_a_room_the_order_does_not_matter(
     assert sorted(functions) == sorted(FUNCTIONS)
     with psycopg.connect(empty_database) as connection:
         assert connection.execute("show check_function_bodies").fetchone() == ("on",)
-    install(empty_database, (*MIGRATIONS, OUTCOMES, *functions, *VIEWS, PRIVILEGES))
+    install(empty_database, (*FIRST, *MIGRATIONS, OUTCOMES, *functions, *VIEWS, PRIVILEGES))
     assert schema_of(empty_database) == schema_of(database)
 
 

@@ -13,6 +13,14 @@ TRIGGER = (
     "select refresh_qr_codes()"
 )
 
+# A view over two tables, which can be written by a trigger alone.
+MADE_A_VIEW = (
+    "alter table evolution_instances rename to instances_of_app;"
+    "create view evolution_instances as select i.* from instances_of_app as i"
+    " cross join (values (1)) as v;"
+    "create function of_app() returns trigger language plpgsql as $$ begin return old; end $$;"
+    "create trigger of_app"
+)
 
 # check: (what breaks it, ok after that, a part of the detail)
 BREAKS: list[tuple[str, str, bool | None, str]] = [
@@ -176,6 +184,25 @@ BREAKS: list[tuple[str, str, bool | None, str]] = [
         "alter function qr_refresh.instance_problem(text, text) owner to current_user",
         False,
         "instance_problem",
+    ),
+    (
+        "owner of the functions",
+        "create function refresh_qr_codes() returns jsonb language sql as 'select null::jsonb'",
+        False,
+        "public.refresh_qr_codes()",
+    ),
+    (
+        "members of qr_refresh_owner",
+        "grant qr_refresh_owner to authenticated",
+        False,
+        "authenticated may become it",
+    ),
+    (
+        "view can be written",
+        f"{MADE_A_VIEW} instead of delete on evolution_instances"
+        " for each row execute function of_app()",
+        False,
+        "cannot update view",
     ),
     (
         "instance_token is private",

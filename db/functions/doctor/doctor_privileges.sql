@@ -10,8 +10,10 @@ declare
     missing text;
     callers text;
     others text;
+    members text;
     token_readers text;
     rls boolean;
+    is_view boolean;
 begin
     select concat_ws(
         ', ',
@@ -27,7 +29,18 @@ begin
         coalesce(owner_flags = '', false),
         case owner_flags when '' then 'is as it should be' else coalesce(owner_flags, 'is missing') end,
         'ALTER ROLE qr_refresh_owner NOSUPERUSER NOLOGIN BYPASSRLS; where it is missing: make migrate';
-    if owner_flags is null or relation is null then
+    if owner_flags is null then
+        return;
+    end if;
+    select string_agg(m.member::regrole::text, ', ') into members
+    from pg_auth_members as m
+    where m.roleid = 'qr_refresh_owner'::regrole;
+    return query select
+        'members of qr_refresh_owner',
+        members is null,
+        coalesce(members || ' may become it, read every token and change the functions', 'none'),
+        format('REVOKE qr_refresh_owner FROM %s;', members);
+    if relation is null then
         return;
     end if;
 
@@ -60,9 +73,9 @@ begin
         string_agg(distinct coalesce(r.rolname, 'PUBLIC'), ', ') filter (
             where acl.grantee = 0 or r.rolname in ('anon', 'authenticated')
         ),
-        string_agg(distinct p.proname, ', ') filter (
-            where p.proowner <> 'qr_refresh_owner'::regrole
-        )
+        string_agg(
+            distinct format('%s (%s)', p.oid::regprocedure, p.proowner::regrole), ', '
+        ) filter (where p.proowner <> 'qr_refresh_owner'::regrole)
     into callers, others
     from pg_proc as p
     cross join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as acl
@@ -83,10 +96,10 @@ begin
         'owner of the functions',
         others is null,
         coalesce('not of qr_refresh_owner: ' || others, 'qr_refresh_owner'),
-        'make migrate';
+        'make migrate, which gives them back, or names what somebody else has made: drop that';
 
     -- Row level security without a policy shows them no row. With one, a row comes with its token.
-    rls := (select c.relrowsecurity from pg_class as c where c.oid = relation);
+    select c.relrowsecurity, c.relkind = 'v' into rls, is_view from pg_class as c where c.oid = relation;
     select string_agg(r.name, ', ') into token_readers
     from unnest(array['public', 'anon', 'authenticated']) as r (name)
     where
@@ -103,17 +116,21 @@ begin
         );
     return query select
         'instance_token is private',
-        case when token_readers is null then true when not rls then false end,
+        case when token_readers is null then true when not rls and not is_view then false end,
         coalesce(
             token_readers || ' may read it'
-            || case when rls then ', of rows that a policy shows' else ' of every row' end,
+            || case
+                when is_view then ', of rows that the view shows'
+                when rls then ', of rows that a policy shows'
+                else ' of every row'
+            end,
             'PUBLIC, anon and authenticated cannot read it'
         ),
         format(
             'Grant columns, not the table: REVOKE SELECT ON public.evolution_instances FROM %s; '
             'GRANT SELECT (instance_name, instance_status, qr_code, last_qr_update) '
             'ON public.evolution_instances TO ...; '
-            'and ALTER TABLE public.evolution_instances ENABLE ROW LEVEL SECURITY;',
+            'and row level security: ALTER TABLE public.evolution_instances ENABLE ROW LEVEL SECURITY;',
             token_readers
         );
 end
