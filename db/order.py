@@ -24,6 +24,7 @@ ROOMS = (
     "pacing",
     "job",
     "live",
+    "events",
     "schedule",
     "monitoring",
     "doctor",

@@ -18,7 +18,8 @@ begin
             values
             ('qr_refresh', 'usage', 'qr_refresh_owner pg_monitor service_role'),
             -- What a person or the application calls.
-            ('refresh_qr_codes live live_tick show_qr', 'execute', 'service_role'),
+            ('refresh_qr_codes receive_evolution_event', 'execute', 'service_role'),
+            ('live live_tick show_qr', 'execute', 'service_role'),
             -- The views, and what they call with the privileges of whoever reads them.
             ('alerts health metrics runs status', 'select', 'pg_monitor service_role'),
             ('active_alerts connecting_instances cron_jobs', 'execute', 'pg_monitor service_role'),
@@ -39,6 +40,7 @@ begin
             ('begin_run check_instance_exists check_writable end_run log log_tersely prune_history', '', ''),
             ('record_run translate_messages', '', ''),
             ('minute_ends_at refresh_due', '', ''),
+            ('instances_of_event read_event', '', ''),
             ('check_pg_cron schedule unschedule', '', ''),
             ('is_no_answer late_workers', '', ''),
             ('doctor doctor_client doctor_cron_jobs doctor_evolution_api', '', ''),
@@ -63,7 +65,7 @@ begin
             from pg_catalog.pg_proc as p
             where
                 p.pronamespace = 'qr_refresh'::regnamespace
-                or (p.pronamespace = 'public'::regnamespace and p.proname = 'refresh_qr_codes')
+                or (p.pronamespace = 'public'::regnamespace and p.proname in ('refresh_qr_codes', 'receive_evolution_event'))
             union all
             select
                 case c.relkind when 'S' then 'sequence' else 'table' end,
