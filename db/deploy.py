@@ -105,8 +105,8 @@ def refuse_pooler(connection: psycopg.Connection) -> None:
     if row != (connection.info.backend_pid,):
         raise DeployError(
             "DATABASE_URL leads to a pooler, such as PgBouncer, which would keep the settings and"
-            " the lock of this deployment for its next client. Nothing was changed. Connect directly"
-            " to PostgreSQL: its own host, and its own port, most often 5432."
+            " the lock of this deployment for its next client. Nothing was changed. Connect"
+            " directly to PostgreSQL: its own host, and its own port, most often 5432."
         )
 
 

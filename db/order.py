@@ -25,6 +25,7 @@ ROOMS = (
     "pacing",
     "job",
     "live",
+    "events",
     "schedule",
     "monitoring",
     "doctor",

@@ -41,7 +41,7 @@ begin
             ('qr_refresh', 'usage', 'qr_refresh_owner pg_monitor service_role qr_refresher'),
             -- What a person or the application calls.
             ('refresh_qr_codes live live_tick', 'execute', 'service_role qr_refresher'),
-            ('show_qr', 'execute', 'service_role'),
+            ('receive_evolution_event show_qr', 'execute', 'service_role'),
             -- What pg_cron calls beside that, once a day.
             ('prune_history check_pg_cron', 'execute', 'qr_refresher'),
             -- The views, and what they call with the privileges of whoever reads them.
@@ -66,6 +66,7 @@ begin
             ('begin_run check_instance_exists check_writable end_run log log_tersely', '', ''),
             ('record_run translate_messages', '', ''),
             ('minute_ends_at refresh_due', '', ''),
+            ('instances_of_event read_event', '', ''),
             ('role_of_jobs schedule tell_of_obstacles tell_of_replaced_jobs unschedule', '', ''),
             ('is_no_answer late_workers orphaned_jobs skipped_minutes', '', ''),
             ('doctor doctor_client doctor_cron_jobs doctor_evolution_api', '', ''),
@@ -90,7 +91,7 @@ begin
             from pg_catalog.pg_proc as p
             where
                 p.pronamespace = 'qr_refresh'::regnamespace
-                or (p.pronamespace = 'public'::regnamespace and p.proname = 'refresh_qr_codes')
+                or (p.pronamespace = 'public'::regnamespace and p.proname in ('refresh_qr_codes', 'receive_evolution_event'))
             union all
             select
                 case c.relkind when 'S' then 'sequence' else 'table' end,

@@ -37,6 +37,14 @@ class Instance:
         token: What the header `apikey` must hold.
         flavour: `v1` (1.8.6) or `v2` (2.3.6).
         sockets_opened: How many WhatsApp sockets connect calls have opened.
+        second_sockets: How many of them beside the one that Evolution was about to open itself.
+        is_broken: A connect call came between scan and `open`: two logins replace each other for
+            ever.
+        close_window: Seconds in state `close` before Evolution opens its next socket: 0.03 to 0.3
+            up to 2.3.x, 3 in 2.4.0.
+        pairing_window: Seconds in state `close` between a scan and `open`, of the same length.
+        reconnects: Whether Evolution opens the next socket itself after the last QR of one. Not in
+            2.4.0, which waits for a connect call.
         qr_delay: Seconds from a new socket to its first QR; `math.inf` for never.
         stale_for: Seconds for which a used QR is handed out after logout and connect, until
             WhatsApp gives a new one.
@@ -85,6 +93,11 @@ class Instance:
         self.token = token
         self.flavour: FlavourName = flavour
         self.sockets_opened = 0
+        self.second_sockets = 0
+        self.is_broken = False
+        self.close_window = CLOSED_WHILE_RECONNECTING
+        self.pairing_window = 0.0
+        self.reconnects = True
         self.qr_delay = qr_delay
         self.stale_for = math.inf
         self.answer_with: Reaction | Callable[[Instance], Reaction] = None
@@ -100,6 +113,7 @@ class Instance:
         # While a QR cycle runs the state follows from its start; `_idle_state` counts otherwise.
         self._first_qr_at: float | None = None
         self._idle_state: StateName = state
+        self._paired_at = -math.inf
         if state == "connecting":
             self._first_qr_at = now() + qr_delay - qr_age
 
@@ -122,14 +136,18 @@ class Instance:
         found = self.state
         if found == "close":
             self.sockets_opened += 1
-            if self._whatsapp_reachable and self._first_qr_at is None:
+            if self._idle_state == "open":
+                self.is_broken = True  # it is pairing
+            elif self._first_qr_at is not None:
+                self.second_sockets += 1
+            elif self._whatsapp_reachable:
                 delay = self.stale_for if self._left_over_is_used else self.qr_delay
                 self._first_qr_at = self._now() + delay
                 self._left_over_is_used = False
         return found
 
     def scan(self) -> None:
-        """Scan the current QR with a phone: the state becomes `open`.
+        """Scan the current QR with a phone: the state becomes `open`, after `pairing_window`.
 
         Raises:
             ValueError: If the instance is not connecting or has no QR.
@@ -139,6 +157,7 @@ class Instance:
             raise ValueError(f"instance {self.name!r} has no QR code to scan (state {state})")
         self._end_cycle("open", qr)
         self._left_over_is_used = True
+        self._paired_at = self._now() + self.pairing_window
 
     def logout(self) -> None:
         """End the session: the state becomes `close`, and the last QR stays behind.
@@ -166,20 +185,26 @@ class Instance:
     def _look(self) -> tuple[StateName, QrCode | None]:
         """Return the state and the QR of this moment; a cycle that has run out ends here."""
         if self._first_qr_at is None:
-            return self._idle_state, self._left_over
+            is_pairing = self._idle_state == "open" and self._now() < self._paired_at
+            state: StateName = "close" if is_pairing or self.is_broken else self._idle_state
+            return state, self._left_over
         elapsed = self._now() - self._first_qr_at
         if elapsed < 0:
             return "connecting", self._left_over
         socket_life = QRS_PER_SOCKET * self._rotation
-        socket, on_socket = divmod(elapsed, socket_life + RECONNECT)
+        if not self.reconnects and elapsed >= socket_life:
+            self._end_cycle("close", self._nth_qr(QRS_PER_SOCKET))
+            return self._idle_state, self._left_over
+        reconnect = max(RECONNECT, self.close_window + RECONNECT - CLOSED_WHILE_RECONNECTING)
+        socket, on_socket = divmod(elapsed, socket_life + reconnect)
         nth_of_socket = min(int(on_socket // self._rotation), QRS_PER_SOCKET - 1) + 1
         count = int(socket) * QRS_PER_SOCKET + nth_of_socket
         reconnecting_since = on_socket - socket_life
         if count > QR_LIMIT or (count == QR_LIMIT and reconnecting_since >= 0):
             self._end_cycle("close", self._nth_qr(QR_LIMIT))
             return self._idle_state, self._left_over
-        state: StateName = "connecting"
-        if 0 <= reconnecting_since < CLOSED_WHILE_RECONNECTING:
+        state = "connecting"
+        if 0 <= reconnecting_since < self.close_window:
             state = "close"
         return state, self._nth_qr(count)
 

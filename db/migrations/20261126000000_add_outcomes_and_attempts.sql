@@ -107,6 +107,7 @@ begin
     add column quiet_until timestamptz,
     add column used_digest bytea,
     add column left_at timestamptz,
+    add column told_at timestamptz,
     alter column attempted_at drop not null,
     alter column outcome drop not null;
     -- Rows of earlier releases, which were kept by name alone.
@@ -173,6 +174,8 @@ comment on column qr_refresh.instance_state.quiet_until is
 'It was scanned, it seems: until then only its state is asked for.';
 comment on column qr_refresh.instance_state.used_digest is
 'SHA-256 of the QR code with which it was connected, which is never stored again.';
+comment on column qr_refresh.instance_state.told_at is
+'When Evolution API last told of it by an event, see public.receive_evolution_event().';
 comment on column qr_refresh.instance_state.left_at is
 'When its row was seen to be connecting no longer. NULL: it is.';
 

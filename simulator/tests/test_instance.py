@@ -203,3 +203,48 @@ def test_impossible_calls_are_refused(clock: Clock) -> None:
 def test_a_clock_cannot_run_backwards() -> None:
     with pytest.raises(ValueError, match="speed -1"):
         Clock(-1)
+
+
+@pytest.mark.parametrize("window", [0.03, 0.3, 3.0])
+def test_a_connect_in_the_close_window_opens_a_second_socket(clock: Clock, window: float) -> None:
+    instance = new_instance(clock)
+    instance.close_window = window
+    move_to(clock, 6 * 45 + window - 0.01)
+    assert str(instance.state) == "close"
+    instance.connect()
+    assert (instance.sockets_opened, instance.second_sockets) == (1, 1)
+    move_to(clock, 6 * 45 + window + 0.01)
+    assert str(instance.state) == "connecting"
+    instance.connect()
+    assert instance.second_sockets == 1
+
+
+def test_2_4_stays_closed_after_six_qrs_until_somebody_connects_it(clock: Clock) -> None:
+    instance = new_instance(clock)
+    instance.reconnects = False
+    move_to(clock, 6 * 45 - 0.1)
+    assert str(instance.state) == "connecting"
+    move_to(clock, 6 * 45 + 1000)
+    assert str(instance.state) == "close"
+    instance.connect()
+    assert (instance.state, instance.second_sockets) == ("connecting", 0)
+    assert qr_of(instance) == ("QR 7", 1)
+
+
+def test_between_scan_and_open_it_is_closed_for_a_moment(clock: Clock) -> None:
+    instance = new_instance(clock)
+    instance.pairing_window = 0.3
+    instance.scan()
+    assert instance.state == "close"
+    clock.advance(0.31)
+    assert (instance.state, instance.is_broken) == ("open", False)
+
+
+def test_a_connect_between_scan_and_open_breaks_the_pairing_for_ever(clock: Clock) -> None:
+    instance = new_instance(clock)
+    instance.pairing_window = 3.0
+    instance.scan()
+    clock.advance(2.9)
+    instance.connect()
+    clock.advance(1000)
+    assert (instance.state, instance.is_broken) == ("close", True)

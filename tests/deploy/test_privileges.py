@@ -20,7 +20,8 @@ from tools.job import Connection, Job, install
 
 OURS = (
     "(p.pronamespace = 'qr_refresh'::regnamespace"
-    " or p.pronamespace = 'public'::regnamespace and p.proname = 'refresh_qr_codes')"
+    " or p.pronamespace = 'public'::regnamespace"
+    " and p.proname in ('refresh_qr_codes', 'receive_evolution_event'))"
 )
 
 # Every yes of every role, and by that every no: what is not here must not be. The owner of the
@@ -30,6 +31,7 @@ YES = {
     ("service_role", "function public.refresh_qr_codes", "EXECUTE"),
     ("service_role", "function qr_refresh.live", "EXECUTE"),
     ("service_role", "function qr_refresh.live_tick", "EXECUTE"),
+    ("service_role", "function public.receive_evolution_event", "EXECUTE"),
     ("service_role", "function qr_refresh.show_qr", "EXECUTE"),
     ("qr_refresher", "schema qr_refresh", "USAGE"),
     ("qr_refresher", "function public.refresh_qr_codes", "EXECUTE"),

@@ -14,8 +14,8 @@ import pytest
 from db.order import (
     APPLICATION_TABLE,
     CHECK_CLIENT,
-    CHECK_TABLE,
     CHECK_PYTHON,
+    CHECK_TABLE,
     CLAIM_SCHEMA,
     DB,
     DROP_OLD,
@@ -28,8 +28,8 @@ from db.order import (
     ROOMS,
     ROOT,
     UNINSTALL,
-    VIEWS,
     VIEW_NAMES,
+    VIEWS,
 )
 from tools.job import install
 
@@ -51,7 +51,15 @@ def test_every_folder_of_functions_is_a_room_and_every_room_is_a_folder() -> Non
 
 def test_every_sql_file_is_deployed_and_once() -> None:
     deployed = [*MIGRATIONS, *FUNCTIONS, *VIEWS]
-    deployed += [CHECK_PYTHON, CLAIM_SCHEMA, CHECK_TABLE, APPLICATION_TABLE, OUTCOMES, DROP_OLD, PRIVILEGES]
+    deployed += [
+        CHECK_PYTHON,
+        CLAIM_SCHEMA,
+        CHECK_TABLE,
+        APPLICATION_TABLE,
+        OUTCOMES,
+        DROP_OLD,
+        PRIVILEGES,
+    ]
     deployed += [REPORT_TABLE, CHECK_CLIENT, UNINSTALL]
     assert sorted(deployed) == sorted(DB.rglob("*.sql"))
 

@@ -25,7 +25,7 @@ def test_what_failed_together_does_not_come_back_together(job: Job) -> None:
         job.add(f"shop {number}").answer_with = error_answer(502, "Bad Gateway", "no upstream")
     assert len(job.tick()) == 10
     spread = "select extract(epoch from max(next_attempt_at) - min(next_attempt_at))::float8"
-    assert 0.02 < job.value(f"{spread} from qr_refresh.instance_state") < 0.2
+    assert 0.02 < job.value(f"{spread} from qr_refresh.instance_state") < 2
 
 
 def test_after_a_few_qr_codes_a_new_one_is_stored_soon_after_it_comes_with_few_calls(

@@ -82,7 +82,7 @@ begin
     left join pg_roles as r on acl.grantee = r.oid
     where
         p.pronamespace = 'qr_refresh'::regnamespace
-        or p.pronamespace = 'public'::regnamespace and p.proname = 'refresh_qr_codes';
+        or p.pronamespace = 'public'::regnamespace and p.proname in ('refresh_qr_codes', 'receive_evolution_event');
     return query select
         'callers of the functions',
         callers is null,

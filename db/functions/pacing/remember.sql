@@ -67,7 +67,7 @@ begin
             k.used_digest as known_used_digest,
             k.quiet_until as known_quiet_until,
             k.closed_since as known_closed_since,
-            k.queue as known_queue,
+            coalesce(k.told_at > a.answered_at - interval '100 seconds', false) as is_told,
             -- One that was slow by chance changes little; one that was fast shows how far it is.
             coalesce(
                 least(a.round_trip, 0.7 * k.round_trip + 0.3 * a.round_trip),
@@ -158,6 +158,8 @@ begin
         select
             p.*,
             p.answered_at + case
+                -- Of each new one an event tells: this is a safety net.
+                when p.is_live and p.is_told then interval '60 seconds'
                 when p.first_wait is null then qr_refresh.wait_for_next_code(
                     p.answered_at - p.changed_after,
                     p.answered_at - p.first_seen_at,
@@ -165,7 +167,9 @@ begin
                         p.poll_interval,
                         -- Nobody knows when it comes, or it is overdue.
                         case
-                            when p.answered_at >= p.changed_after + lifetime
+                            when
+                                p.first_seen_at - p.changed_after > interval '10 seconds'
+                                or p.answered_at >= p.first_seen_at + lifetime
                                 then lifetime / p.connects
                         end
                     ),

@@ -1,0 +1,93 @@
+"""A poll must not hurt: no second WhatsApp socket, no broken pairing, whenever somebody scans."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable
+
+import pytest
+
+from simulator import Simulator
+from tools.job import Job
+
+COUNT = 30
+CYCLE = 6 * 45.0
+
+
+def go_on(job: Job, seconds: float, each: Callable[[], None], *, with_runs: bool = True) -> None:
+    """Let live mode go on for so many seconds of both clocks, with runs each minute beside it."""
+    simulator = job.simulator
+    ends_at = simulator.clock.now() + seconds
+    next_run = simulator.clock.now() + 60
+    due = "select extract(epoch from qr_refresh.next_due_at(1, 1) - clock_timestamp())::float8"
+    while simulator.clock.now() < ends_at:
+        each()
+        job.tick()
+        if with_runs and simulator.clock.now() > next_run:
+            next_run += 60
+            job.run()
+            job.run(random.choice(simulator.instances).name)
+        # Just when somebody is due, as live mode does.
+        job.let_time_pass(min(1.0, max(0.005, job.value(due) or 0)))
+
+
+@pytest.mark.outage
+@pytest.mark.parametrize("window", [0.3, 3.0])
+def test_no_poll_opens_a_second_socket(
+    job: Job, record_property: Callable[[str, object], None], window: float
+) -> None:
+    job.set(log_detail="off")
+    for number in range(COUNT):
+        instance = job.add(f"shop {number}", qr_age=random.uniform(0, 45))
+        instance.close_window = window
+    go_on(job, 2 * CYCLE, lambda: None)
+    instances = job.simulator.instances
+    record_property("sockets", sum(i.sockets_opened for i in instances))
+    assert sum(i.second_sockets for i in instances) == 0
+    live = job.value("select count(*) filter (where is_live) from qr_refresh.status")
+    assert live >= 0.7 * COUNT
+
+
+@pytest.mark.outage
+@pytest.mark.parametrize("window", [0.3, 3.0])
+@pytest.mark.parametrize("when", ["any time", "the last second"])
+def test_no_poll_breaks_a_pairing(job: Job, simulator: Simulator, window: float, when: str) -> None:
+    job.set(log_detail="off")
+    begun_at = simulator.clock.now()
+    scans: dict[str, float] = {}
+    for number in range(COUNT):
+        name = f"shop {number}"
+        age = random.uniform(0, 45)
+        instance = job.add(name, qr_age=age)
+        instance.close_window = instance.pairing_window = window
+        # In the second before the next QR code comes a poll is the likeliest.
+        nth = random.randint(1, 4)
+        moment = random.uniform(0, 45) if when == "any time" else random.uniform(44, 45)
+        scans[name] = begun_at + 45 * nth - age + moment
+
+    def scan() -> None:
+        for name, moment in list(scans.items()):
+            if simulator.clock.now() >= moment:
+                with contextlib.suppress(ValueError):  # closed at the moment: a little later
+                    simulator.scan(name)
+                    del scans[name]
+
+    go_on(job, 6 * 45 + 60, scan)
+    assert scans == {}
+    assert [i.name for i in simulator.instances if i.is_broken] == []
+    assert {i.state for i in simulator.instances} == {"open"}
+
+
+@pytest.mark.outage
+def test_of_2_4_which_does_not_reconnect_each_is_connected_once_a_cycle(
+    job: Job, simulator: Simulator
+) -> None:
+    job.set(log_detail="off")
+    for number in range(10):
+        instance = job.add(f"shop {number}", qr_age=random.uniform(0, 45))
+        instance.close_window = 3.0
+        instance.reconnects = False
+    go_on(job, 2 * CYCLE, lambda: None, with_runs=False)
+    assert {1, 2} >= {i.sockets_opened for i in simulator.instances} > set()
+    assert sum(i.second_sockets for i in simulator.instances) == 0
