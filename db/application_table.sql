@@ -29,7 +29,8 @@ begin
 
         comment on table public.evolution_instances is
         'WhatsApp instances of Evolution API, one row each. Belongs to the application.';
-        comment on column public.evolution_instances.instance_name is 'Name of the instance in Evolution API.';
+        comment on column public.evolution_instances.instance_name is
+        'Name of the instance in Evolution API.';
         comment on column public.evolution_instances.instance_token is
         'Secret: API key of the instance, sent as the header apikey.';
         comment on column public.evolution_instances.instance_status is

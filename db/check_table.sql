@@ -1,6 +1,7 @@
--- Run by every installation before anything is changed: an evolution_instances that is there already
--- must be one that the job can use. Else this stops, and says what to change. It reads no row of a view
--- or foreign table: a view may call functions of others, and the other server may be away.
+-- Run by every installation before anything is changed: an evolution_instances that is there
+-- already must be one that the job can use. Else this stops, and says what to change. It reads no
+-- row of a view or foreign table: a view may call functions of others, and the other server may be
+-- away.
 do $$
 declare
     relation constant regclass := to_regclass('public.evolution_instances');

@@ -1,5 +1,5 @@
--- One of the last steps of every installation: says what keeps the application's table from being of
--- use, as doctor() does. Not of a foreign table, whose server is not asked here.
+-- One of the last steps of every installation: says what keeps the application's table from being
+-- of use, as doctor() does. Not of a foreign table, whose server is not asked here.
 do $$
 declare
     finding record;

@@ -10,9 +10,9 @@ from qr_refresh.active_alerts() as a
 union all
 -- What only pg_monitor and superusers may see, so with the privileges of whoever reads the view.
 select
-    'job_blocked',
-    null,
-    null,
+    'job_blocked' as alert,
+    null as instance_name,
+    null as since,
     o.detail
 from qr_refresh.pg_cron_obstacles() as o;
 

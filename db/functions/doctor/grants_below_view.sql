@@ -1,5 +1,5 @@
--- qr_refresh.grants_below_view(): what the job's role needs where evolution_instances is a view that
--- reads with the rights of whoever uses it (security_invoker).
+-- qr_refresh.grants_below_view(): what the job's role needs where the table is a view that reads
+-- with the rights of whoever uses it (security_invoker).
 create or replace function qr_refresh.grants_below_view()
 returns text
 language sql stable parallel safe security invoker

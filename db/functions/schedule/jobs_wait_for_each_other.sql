@@ -1,4 +1,4 @@
--- qr_refresh.jobs_wait_for_each_other(): has this pg_cron the fault that live mode cannot live with?
+-- qr_refresh.jobs_wait_for_each_other(): whether a long job holds up the others in this pg_cron.
 create or replace function qr_refresh.jobs_wait_for_each_other()
 returns boolean
 language sql stable parallel safe security invoker
