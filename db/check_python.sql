@@ -1,5 +1,5 @@
--- Run first by every installation: can PL/Python be loaded? With a wrong PYTHONHOME, Python would end
--- the session without a word, so that is looked at before it is tried.
+-- Run first by every installation: can PL/Python be loaded? With a wrong PYTHONHOME, Python would
+-- end the session without a word, so that is looked at before it is tried.
 do $$
 declare
     environment text;
@@ -33,7 +33,8 @@ begin
 end
 $$;
 
--- Tried with a statement of its own, so that a file which is missing is told from all else that fails.
+-- Tried with a statement of its own, so that a file which is missing is told from all else that
+-- fails.
 do $$
 begin
     if

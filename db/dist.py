@@ -174,7 +174,8 @@ def literal(part: str) -> str:
         if mark in part:
             raise ValueError(f"{part.splitlines()[0]}: {mark} has a meaning in db/dist.py")
     inert = READ_BY_TOOLS.sub(lambda found: STAND_INS[found[0]], part)
-    return "'" + inert.replace("'", "''") + "'"
+    # On a line of its own: sql-migrate leaves out lines of comment, and one may be the last.
+    return "'" + inert.replace("'", "''") + "\n'"
 
 
 def parts() -> list[str]:

@@ -15,7 +15,9 @@ begin
 
     -- The application's table, or a view or foreign table in its place: only what the job uses. Asked
     -- for first, so that an installation which changes nothing writes nothing.
-    grant usage on schema public to qr_refresh_owner;
+    if not has_schema_privilege('qr_refresh_owner'::regrole, 'public', 'usage') then
+        grant usage on schema public to qr_refresh_owner;
+    end if;
     for statement in
         select format(
             'grant %s (%I) on public.evolution_instances to qr_refresh_owner', g.privilege, a.attname

@@ -1,7 +1,8 @@
 -- migrate:up
 
 -- pg_cron runs the job as qr_refresher, which can do nothing else: whoever replaces what a
--- superuser would call replaces it for a role without power. pg_cron refuses roles that cannot log in.
+-- superuser would call replaces it for a role without power. pg_cron refuses roles that cannot
+-- log in.
 do $$
 begin
     if not exists (select from pg_catalog.pg_roles where rolname = 'qr_refresher') then

@@ -218,8 +218,8 @@ def test_what_is_planted_or_changed_by_others_is_put_right(installed: Installed)
     (name,) = signatures(connection, "refresh_qr_codes")
     connection.execute(
         f"grant execute on function {name} to public;"
-        f" alter function {name} owner to service_role;"
-        " alter view qr_refresh.status owner to service_role;"
+        f" alter function {name} owner to current_user;"
+        " alter view qr_refresh.status owner to current_user;"
         " grant all on qr_refresh.settings, qr_refresh.status to public;"
         " grant all on schema qr_refresh to public;"
         " revoke all on qr_refresh.runs from qr_refresh_owner;"

@@ -184,7 +184,7 @@ def test_a_superuser_with_public_first_runs_nothing_that_somebody_planted_there(
             tool.execute("create view evolution_instances as select 'shop' as instance_name")
         tool.execute("set search_path = public, pg_catalog")
         if fails:
-            with pytest.raises(psycopg.Error, match="evolution_instances is not a table"):
+            with pytest.raises(psycopg.Error, match="evolution_instances has no column"):
                 tool.execute(for_tools.read_bytes())
         else:
             tool.execute(for_tools.read_bytes())
@@ -197,8 +197,8 @@ def test_what_stops_the_installation_is_said_without_a_screen_of_sql(
         connection.execute("create view evolution_instances as select 'shop' as instance_name")
     code, output = run_psql(server, empty_database, for_tools)
     assert code == 3
-    assert "ERROR:  public.evolution_instances is not a table" in output
-    assert "HINT:  Let the table that holds the rows have this name" in output
+    assert "ERROR:  public.evolution_instances has no column" in output
+    assert "HINT:  The job needs the table that lists the instances of Evolution API" in output
     assert " In db/check_table.sql." in output
     assert len(output.splitlines()) < 8
     assert value(empty_database, OURS) == 1  # the view

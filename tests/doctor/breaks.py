@@ -329,7 +329,7 @@ CRON_BREAKS: list[tuple[str, str, bool | None, str]] = [
         "size of cron.job_run_details",
         "alter table cron.job_run_details alter return_message set storage external;"
         "insert into cron.job_run_details (runid, return_message)"
-        " select n, repeat('x', 4000000) from generate_series(1, 27) as n",
+        " select n, repeat('x', 4000000) from generate_series(1000001, 1000027) as n",
         None,
         "MB",
     ),

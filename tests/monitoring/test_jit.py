@@ -13,6 +13,7 @@ from tools.job import Connection, Job, value_of
 # What a person, a monitor or pg_cron calls.
 CALLS = {
     "refresh_qr_codes": "select refresh_qr_codes()",
+    "receive_evolution_event": "select receive_evolution_event('{}')",
     "live_tick": "select qr_refresh.live_tick(1, 1, null)",
     "show_qr": "select qr_refresh.show_qr('shop')",
     "active_alerts": "select * from qr_refresh.active_alerts()",

@@ -87,8 +87,10 @@ def patient(settings: Mapping[str, str]) -> Iterator[Patient]:
         found = Patient(server, simulator)
         found.connection.execute("create extension pg_cron")
         found.job.set(evolution_api_base_url=simulator.base_url)
-        yield found
-        found.connection.close()
+        try:
+            yield found
+        finally:
+            found.connection.close()
 
 
 @pytest.mark.cron_minute
@@ -115,7 +117,7 @@ def test_an_old_pg_cron_with_background_workers_refuses_live_mode_until_the_hint
         assert error.diag.message_hint == found["fix"]
         server.do(found["fix"])
         assert server.finding(check)["ok"] is True
-        assert server.blocked() == []
+        wait_until(lambda: server.blocked() == [], "the scheduler is back")
         job = server.job
         assert job.value("select array_agg(distinct username) from cron.job") == ["qr_refresher"]
         long = "select cron.schedule('long', '* * * * *', 'select pg_sleep(99)')"
@@ -162,10 +164,8 @@ def test_a_job_whose_role_was_dropped_ends_the_scheduler_and_is_named(pg_cron: N
         )
         server.do(found["fix"])
         assert server.finding(check)["ok"] is True
-        assert server.blocked() == []
-        wait_until(
-            lambda: server.finding("pg_cron's scheduler runs")["ok"], "the scheduler is back"
-        )
+        wait_until(lambda: server.blocked() == [], "the scheduler is back")
+        assert server.finding("pg_cron's scheduler runs")["ok"] is True
 
 
 def test_superuser_jobs_that_pg_cron_skips_get_another_role(pg_cron: None) -> None:

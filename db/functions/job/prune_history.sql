@@ -35,5 +35,5 @@ comment on function qr_refresh.prune_history() is
 'and are older than settings.history_retention. pg_cron itself deletes nothing.
 Returns the number of rows.
 Errors: QR002 pg_cron is missing or lives in another database (the hint says what to run and where).
-Private; the caller needs USAGE on schema cron and SELECT on qr_refresh.settings. '
+Privileges: EXECUTE for qr_refresher, whose job calls it once a day; the caller needs USAGE on schema cron and SELECT on qr_refresh.settings. '
 'Who is no superuser deletes only what ran as them, by pg_cron''s own rule.';

@@ -41,4 +41,4 @@ $$;
 comment on function qr_refresh.check_pg_cron(text) is
 'Raises QR002 with a hint where the jobs of this database cannot be scheduled from here.
 command_elsewhere: the SQL command to name in the hint where pg_cron lives in another database.
-Private.';
+Privileges: EXECUTE for qr_refresher, whose job calls qr_refresh.prune_history().';

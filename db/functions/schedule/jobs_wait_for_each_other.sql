@@ -18,4 +18,5 @@ comment on function qr_refresh.jobs_wait_for_each_other() is
 'Whether pg_cron starts no job before those of the last minute have ended: before version 1.5, with cron.use_background_workers = on. '
 'A job that lasts stops all others, those of the application as well.
 Returns NULL where pg_cron is not loaded, or the caller may not see its settings.
-Raises nothing of its own. Private.';
+Raises nothing of its own.
+Privileges: EXECUTE for pg_monitor and service_role, whose views call it.';

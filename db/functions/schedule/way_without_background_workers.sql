@@ -25,4 +25,5 @@ $$;
 comment on function qr_refresh.way_without_background_workers() is
 'How pg_cron connects through the Unix socket and without a password: two settings, a line of pg_hba.conf and one of pg_ident.conf.
 Returns the words, which end before what is to be called then.
-Raises nothing of its own. Private.';
+Raises nothing of its own.
+Privileges: EXECUTE for pg_monitor and service_role, whose views call it.';
