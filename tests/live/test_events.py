@@ -70,7 +70,7 @@ def test_who_is_told_is_asked_once_in_a_minute_and_its_phase_is_known(
 @pytest.mark.parametrize(
     "body",
     [
-        event("shop", picture(2), apikey="another"),
+        event("shop", picture(2), apikey="nope"),
         event("nobody", picture(2)),
         event("shop", None),
         event("shop", OLD_QR),
