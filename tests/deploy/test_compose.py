@@ -267,7 +267,7 @@ def test_where_the_job_cannot_be_installed_the_server_runs_and_is_not_healthy(
     wait_until(project.answers, "the server runs", timeout=60)
     assert project.next_health_check() != 0
     logs = project.compose("logs", "postgres")
-    assert "table public.evolution_instances has no column instance_name" in logs
+    assert "public.evolution_instances has no column instance_name" in logs
     assert "ERROR: the job refresh-qr-codes is not installed, or not upgraded" in logs
 
     with project.connect() as connection:

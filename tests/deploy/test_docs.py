@@ -1,4 +1,4 @@
-"""The commands of README.md, README.fr.md, docs/setup.md and docs/operations.md, run in order."""
+"""The commands of the READMEs, docs/setup.md and docs/operations.md, run in order."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from tests.evolution_api import simulator_for
 from tools.engines import OLD_PG_CRON, Server, local_version, start_postgres
 from tools.job import Job, install
 
-DOCUMENTS = ("README.md", "README.fr.md", "docs/setup.md", "docs/operations.md")
+READMES = ("README.md", "README.pt-BR.md", "README.fr.md")
+DOCUMENTS = (*READMES, "docs/setup.md", "docs/operations.md")
 # sh and sql are run, ini configures the server; the other kinds are only to be read.
 KINDS = {"sh", "sql", "ini", "text", "dockerfile", ""}
 LINKING = (
     *DOCUMENTS,
     "docs/scaling.md",
+    "docs/faq.md",
+    "docs/architecture.md",
     "SECURITY.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -44,7 +47,9 @@ def configuration(document: str) -> dict[str, str]:
     """What the document says to write into postgresql.conf."""
     lines = "\n".join(body for kind, body in blocks(document) if kind == "ini")
     if local_version() == OLD_PG_CRON:
-        lines = re.sub(r"^.*# (?:not on|pas sous) Debian 12.*$", "", lines, flags=re.MULTILINE)
+        lines = re.sub(
+            r"^.*# (?:not on|pas sous|não no) Debian 12.*$", "", lines, flags=re.MULTILINE
+        )
     pairs = re.findall(r"^([\w.]+) = '?([^'#\n]*?)'? *(?:#.*)?$", lines, re.MULTILINE)
     return dict(pairs)
 
@@ -75,7 +80,7 @@ def run_command(line: str, server: Server) -> None:
         assert line.startswith("apt install "), f"do not know how to run: {line}"
 
 
-@pytest.mark.parametrize("document", ["README.md", "README.fr.md", "docs/setup.md"])
+@pytest.mark.parametrize("document", [*READMES, "docs/setup.md"])
 def test_apt_could_install_what_the_document_says(document: str) -> None:
     apt = shutil.which("apt-get")
     majors = sorted(Path("/usr/lib/postgresql").glob("[0-9]*"))
@@ -84,11 +89,18 @@ def test_apt_could_install_what_the_document_says(document: str) -> None:
     if not any(p.stat().st_size for p in Path("/var/lib/apt/lists").glob("*Packages*")):
         pytest.skip("apt knows no packages here: apt-get update")
     commands = [line for line in shell_lines(document) if line.startswith("apt install ")]
+    # A line for each release of Debian, or one for all with N in place of the version.
+    newest = majors[-1].name
+    commands = [line for line in commands if "-N" in line or f"postgresql-{newest}-cron" in line]
     assert commands
     for command in commands:
-        packages = command.removeprefix("apt install ").replace("-N", f"-{majors[-1].name}").split()
+        packages = command.partition("  #")[0].removeprefix("apt install ")
+        packages = packages.replace("-N", f"-{newest}")
         result = subprocess.run(
-            [apt, "install", "--simulate", *packages], capture_output=True, text=True, check=False
+            [apt, "install", "--simulate", *packages.split()],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert result.returncode == 0, result.stderr
 
@@ -99,7 +111,7 @@ def test_every_block_is_of_a_known_kind() -> None:
 
 
 @pytest.mark.engines
-@pytest.mark.parametrize("document", ["README.md", "README.fr.md", "docs/setup.md"])
+@pytest.mark.parametrize("document", [*READMES, "docs/setup.md"])
 def test_what_the_document_says_can_be_run_from_top_to_bottom(document: str) -> None:
     with start_postgres(settings=configuration(document)) as fresh:
         ran = 0
@@ -134,7 +146,27 @@ def test_what_the_document_says_can_be_run_from_top_to_bottom(document: str) -> 
         for line in last:
             run_command(line, fresh)
         assert (value(fresh.dsn(), OURS) == 1) is bool(last), "only evolution_instances stays"
-        assert bool(last) is (document == "README.md")
+        assert bool(last) is (document in READMES)
+
+
+@pytest.mark.parametrize("document", READMES[1:])
+def test_the_translations_have_the_commands_and_the_chapters_of_the_readme(document: str) -> None:
+    def parts(name: str) -> tuple[list[tuple[str, str]], list[str], list[str]]:
+        # What follows a # or -- is said in the language of the document.
+        code = [(kind, re.sub(r" +(#|--) .*", "", body)) for kind, body in blocks(name)]
+        text = (ROOT / name).read_text(encoding="utf-8")
+        return (
+            code,
+            re.findall(r"^(#+) ", text, re.MULTILINE),
+            # The one to the other two languages, and the one to the chapter of live mode, differ.
+            [link for link in re.findall(r"\]\(([^)]+)\)", text) if not re.match("README|#", link)],
+        )
+
+    assert parts(document) == parts("README.md")
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 def give_a_qr(server: Server, simulator: Simulator) -> None:

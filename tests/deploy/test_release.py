@@ -223,7 +223,7 @@ def test_who_is_no_superuser_is_told_so(login: str, empty_database: str, for_too
 
 
 def test_the_documents_name_the_files_of_this_version(version: str) -> None:
-    for document in ("README.md", "README.fr.md", "docs/setup.md"):
+    for document in ("README.md", "README.pt-BR.md", "README.fr.md", "docs/setup.md"):
         text = (ROOT / document).read_text(encoding="utf-8")
         named = set(re.findall(r"qr_refresh-(\d[\d.]*\d)", text))
         assert named <= {version}, document

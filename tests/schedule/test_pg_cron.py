@@ -157,7 +157,7 @@ def test_a_job_whose_role_was_dropped_ends_the_scheduler_and_is_named(pg_cron: N
         )
         found = server.finding(check)
         assert found["ok"] is False and "(app, role gone)" in found["detail"]
-        assert len(server.blocked()) == 1
+        assert any("role gone" in detail for detail in server.blocked())
         launcher = "select from pg_stat_activity where backend_type = 'pg_cron launcher'"
         wait_until(
             lambda: not server.connection.execute(launcher.encode()).rowcount, "it has ended"
@@ -210,6 +210,8 @@ def test_connections_that_fail_unrecorded_are_not_taken_for_good(pg_cron: None) 
         "cron.host": "localhost",
     }
     with patient(settings) as server:
+        if server.server.engine == "docker":
+            pytest.skip("its settings are arguments, which ALTER SYSTEM cannot change: PG=local")
         job = server.job
         job.add("shop")
         server.connection.execute("select qr_refresh.schedule()")
