@@ -80,7 +80,7 @@ comment on column qr_refresh.attempt.error is 'Short reason without host and tok
 comment on column qr_refresh.attempt.qr_code is 'QR code as a data URL.';
 comment on column qr_refresh.attempt.qr_digest is 'SHA-256 of the QR code.';
 comment on column qr_refresh.attempt.reconnected is 'connect was called in state close.';
-comment on column qr_refresh.attempt.round_trip is 'Seconds until the state was answered.';
+comment on column qr_refresh.attempt.round_trip is 'Seconds that the shorter of its requests took.';
 comment on column qr_refresh.attempt.answered_at is 'When the answer came.';
 
 -- What is known of an instance is kept by server, name and token: in Evolution API that is who it
@@ -184,7 +184,8 @@ create unlogged table if not exists qr_refresh.server_state (
     evolution_server text primary key,
     answered_at timestamptz not null,
     away_since timestamptz,
-    next_probe_at timestamptz not null default '-infinity'
+    next_probe_at timestamptz not null default '-infinity',
+    round_trip double precision
 );
 comment on table qr_refresh.server_state is
 'What live mode knows of each Evolution server: does anybody there get an answer. Private.';
@@ -192,6 +193,7 @@ comment on column qr_refresh.server_state.evolution_server is 'Name of the serve
 comment on column qr_refresh.server_state.answered_at is 'When it last answered anybody.';
 comment on column qr_refresh.server_state.away_since is 'Since when it answers nobody; NULL: it does.';
 comment on column qr_refresh.server_state.next_probe_at is 'When one instance there is asked again, whoever is due.';
+comment on column qr_refresh.server_state.round_trip is 'Seconds that its fastest answer took of late; NULL: not known.';
 
 alter table qr_refresh.settings
 add column if not exists give_up_after interval default '1 day';

@@ -30,6 +30,42 @@ def test_what_failed_together_does_not_come_back_together(job: Job) -> None:
     assert 0.02 < job.value(spread) <= 0.2
 
 
+WAIT = "select extract(epoch from next_attempt_at - answered_at)::float8"
+
+
+def test_a_first_answer_that_is_slow_does_not_make_the_second_attempt_late(
+    job: Job, simulator: Simulator
+) -> None:
+    simulator.latency = 0.3  # as of many that begin together; 0.1 / 0.3 is once in 68 seconds
+    job.add("shop")
+    job.tick()
+    assert 4 <= job.value(f"{WAIT} from qr_refresh.instance_state") <= 5
+
+
+def test_a_server_that_is_known_to_be_far_away_is_asked_less_often_from_the_first_attempt_on(
+    job: Job, simulator: Simulator
+) -> None:
+    simulator.latency = 0.03
+    job.add("shop")
+    job.tick()
+    job.let_time_pass(5)
+    job.tick()
+    assert 0.03 <= job.value("select round_trip from qr_refresh.server_state") < 0.1
+    job.add("branch")
+    assert job.tick() == ["branch"]
+    wait = f"{WAIT} from qr_refresh.instance_state where instance_name = 'branch'"
+    assert 13.5 <= job.value(wait) < 45 * 1.2
+
+
+def test_one_slow_answer_of_a_server_changes_little(job: Job, simulator: Simulator) -> None:
+    job.add("shop")
+    for latency in (0, 0, 0.3):
+        simulator.latency = latency
+        job.tick()
+        job.let_time_pass(12)
+    assert job.value("select round_trip from qr_refresh.server_state") < 0.1
+
+
 def test_after_a_few_qr_codes_a_new_one_is_stored_soon_after_it_comes_with_few_calls(
     job: Job, simulator: Simulator
 ) -> None:

@@ -68,15 +68,22 @@ begin
             k.quiet_until as known_quiet_until,
             k.closed_since as known_closed_since,
             coalesce(k.told_at > a.answered_at - interval '100 seconds', false) as is_told,
-            -- One that was slow by chance changes little; one that was fast shows how far it is.
-            coalesce(
-                least(a.round_trip, 0.7 * k.round_trip + 0.3 * a.round_trip),
-                a.round_trip,
-                k.round_trip
-            ) as round_trip,
+            case
+                -- The first one opens a connection, and many that begin together wait for each
+                -- other. What others have seen of the server says more.
+                when k.answered_at is null then t.round_trip
+                -- One that was slow by chance changes little; one that was fast shows how far it is.
+                else coalesce(
+                    least(a.round_trip, 0.7 * k.round_trip + 0.3 * a.round_trip),
+                    a.round_trip,
+                    k.round_trip
+                )
+            end as round_trip,
             coalesce(known_as.is_live, false) as was_live
         from observed as a
         inner join known as k on a.instance = k.instance
+        left join qr_refresh.server_state as t
+            on coalesce(a.evolution_server, '') = t.evolution_server
         inner join qr_refresh.outcomes as o on a.outcome = o.outcome
         left join qr_refresh.outcomes as known_as on k.outcome = known_as.outcome
     ), phase as (
@@ -137,9 +144,11 @@ begin
         select
             p.*,
             case
-                -- Nobody has seen it come. It is young: the row has just begun to connect.
+                -- Nobody has seen it come. It is young: the row has just begun to connect. What began
+                -- together must not come back together.
                 when p.is_new_qr and p.known_answered_at is null and not p.reconnected
                     then greatest(interval '4 seconds', lifetime / p.connects)
+                    * (1 + 0.2 * random())
                 -- The next one comes within a span as long as the one in which this one came. Four
                 -- attempts divide it by four, so a few QR codes later it is short. With a little
                 -- more there are at most five attempts in 45 seconds.

@@ -11,9 +11,12 @@ begin
         select
             coalesce(v.server_name, '') as evolution_server,
             max(a.answered_at) filter (where not is_silence) as answered_at,
-            max(a.asked_at) filter (where is_silence) as silent_at
+            max(a.asked_at) filter (where is_silence) as silent_at,
+            min(a.round_trip) filter (where not is_silence and k.round_trip is not null)
+                as round_trip
         from unnest(attempts) as a
         left join qr_refresh.evolution_servers as v on a.evolution_server = v.server_name
+        left join qr_refresh.instance_state as k on a.instance = k.instance
         cross join lateral (
             select a.outcome = 'timeout' or qr_refresh.is_no_answer(a.error) as is_silence
         ) as s
@@ -21,8 +24,8 @@ begin
         where a.round_trip is not null or is_silence
         group by 1
     ), added as (
-        insert into qr_refresh.server_state (evolution_server, answered_at)
-        select t.evolution_server, coalesce(t.answered_at, t.silent_at)
+        insert into qr_refresh.server_state (evolution_server, answered_at, round_trip)
+        select t.evolution_server, coalesce(t.answered_at, t.silent_at), t.round_trip
         from told as t
         where not exists (
             select from qr_refresh.server_state as s where s.evolution_server = t.evolution_server
@@ -43,6 +46,12 @@ begin
                 when t.silent_at > s.answered_at then coalesce(s.away_since, s.answered_at)
                 else s.away_since
             end,
+            -- The fastest shows how far it is. Once a second at most a little more, so that it follows.
+            round_trip = coalesce(
+                least(t.round_trip, 0.9 * s.round_trip + 0.1 * t.round_trip),
+                t.round_trip,
+                s.round_trip
+            ),
             next_probe_at = greatest(s.next_probe_at, clock_timestamp() + interval '2 seconds')
         from told as t
         where
@@ -52,6 +61,7 @@ begin
                 s.away_since is not null
                 or t.silent_at > s.answered_at
                 or t.answered_at > s.answered_at + interval '1 second'
+                or t.round_trip < 0.7 * s.round_trip
             )
         returning s.evolution_server, t.answered_at is not null as is_back
     )
