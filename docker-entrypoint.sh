@@ -7,7 +7,8 @@
 #   POSTGRES_PASSWORD       password of the superuser postgres; required on the first start, unused after
 #   POSTGRES_DB             the database that gets the job, made on the first start (default: postgres)
 #   POSTGRES_INITDB_ARGS    more options for initdb, separated by spaces (optional)
-#   EVOLUTION_API_BASE_URL  read by refresh_qr_codes() from the environment of the server (optional)
+#   EVOLUTION_API_BASE_URL  read by refresh_qr_codes() from the environment of the server; without it the first start
+#                           schedules nothing
 set -euo pipefail
 
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
@@ -52,7 +53,10 @@ database=${POSTGRES_DB:-postgres}
 # another schedule, finds it so after a restart.
 schedule="do \$\$
 begin
-    if not exists (select from pg_catalog.pg_extension where extname = 'pg_cron') then
+    if exists (select from qr_refresh.evolution_api_base_url() as u where u.source = 'nowhere') then
+        raise warning 'EVOLUTION_API_BASE_URL is not set: nobody is asked, and nothing is scheduled'
+            using hint = 'Set it, and start the container again.';
+    elsif not exists (select from pg_catalog.pg_extension where extname = 'pg_cron') then
         create extension pg_cron;
         -- It would warn that this server, which only installs, begins no job.
         perform set_config('client_min_messages', 'error', true);

@@ -208,16 +208,13 @@ def report_base_url(connection: psycopg.Connection) -> None:
     assert row is not None
     base_url, source, error = row
     if error:
-        print(f"WARNING: no usable Evolution API base URL ({source}): {error}")
-    else:
-        print(f"Evolution API base URL in force: {base_url} (from: {source})")
-    if source == "default":
-        print("WARNING: that is the built-in default. Instance tokens are sent there.")
-    if error or source == "default":
         print(
-            "Set your own:\n"
+            f"WARNING: no usable Evolution API base URL (from: {source}): {error}. Nobody is asked."
+            " Set yours:\n"
             "  update qr_refresh.settings set evolution_api_base_url = 'https://evolution.example.com';"
         )
+    else:
+        print(f"Evolution API base URL in force: {base_url} (from: {source})")
 
 
 def uninstall(url: str) -> None:

@@ -37,6 +37,10 @@ def main() -> None:
         )
         # The first codes; the scheduled job begins with the next minute.
         connection.execute("select refresh_qr_codes()")
+        # Without EVOLUTION_API_BASE_URL the server has scheduled nothing.
+        connection.execute("create extension if not exists pg_cron")
+        if not connection.execute("select from cron.job").fetchone():
+            connection.execute("select qr_refresh.schedule('live')")
     page = urlsplit(create_page_role(url))
     PASSWORD_FILE.touch(mode=0o600)
     PASSWORD_FILE.write_text(f"*:*:*:{page.username}:{page.password}\n", encoding="utf-8")

@@ -195,6 +195,33 @@ comment on column qr_refresh.server_state.away_since is 'Since when it answers n
 comment on column qr_refresh.server_state.next_probe_at is 'When one instance there is asked again, whoever is due.';
 comment on column qr_refresh.server_state.round_trip is 'Seconds that its fastest answer took of late; NULL: not known.';
 
+-- Tokens go to nobody by default. Until now they went to the address on which the replaced Edge
+-- Function falls back, where neither the settings nor the environment named another.
+alter table qr_refresh.settings
+alter column evolution_api_base_url
+set default 'https://cst-evolution-api-kaezwnkk.usecloudstation.com';
+comment on column qr_refresh.settings.evolution_api_base_url is
+'http(s) URL of Evolution API. NULL: the environment variable EVOLUTION_API_BASE_URL of the Postgres server; without it nobody is asked. '
+'DEFAULT: the address of the former Edge Function. Instance tokens are sent there.';
+do $$
+declare
+    source text;
+begin
+    -- Where a release before this one is installed, and only there, it can be asked.
+    if to_regprocedure('qr_refresh.evolution_api_base_url()') is not null then
+        execute 'select u.source from qr_refresh.evolution_api_base_url() as u' into source;
+        if source = 'default' then
+            update qr_refresh.settings set evolution_api_base_url = default;
+            raise warning using
+                message = 'no URL of Evolution API has been set, so the built-in one stays in force',
+                detail = 'Instance tokens are sent to '
+                || (select s.evolution_api_base_url from qr_refresh.settings as s) || '.',
+                hint = 'UPDATE qr_refresh.settings SET evolution_api_base_url = ''https://...'';';
+        end if;
+    end if;
+end
+$$;
+
 alter table qr_refresh.settings
 add column if not exists give_up_after interval default '1 day';
 alter table qr_refresh.settings drop constraint if exists give_up_after_at_least_5_minutes;

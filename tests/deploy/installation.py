@@ -62,6 +62,21 @@ def dump_lines(output: str) -> list[str]:
     return [line for line in output.splitlines() if not line.startswith("\\")]
 
 
+def job_runs(url: str) -> bool:
+    """Whether a run works, with a URL that nobody is asked at: there is no instance."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "update qr_refresh.settings set evolution_api_base_url = 'http://127.0.0.1:1'"
+        )
+        return bool(value_of(connection, "select (refresh_qr_codes() ->> 'success')::boolean"))
+
+
+def forget_base_url(url: str) -> None:
+    """Take out what an upgrade has written down of a release that ran on the built-in URL."""
+    with psycopg.connect(url) as connection:
+        connection.execute("update qr_refresh.settings set evolution_api_base_url = null")
+
+
 def value(url: str, query: str) -> object:
     with psycopg.connect(url) as connection:
         found: object = value_of(connection, query)

@@ -237,6 +237,9 @@ def test_the_demo_shows_codes_of_the_simulator_to_who_has_the_token(project: Pro
                 if len(codes) == 6:
                     break
     assert set(codes) == {f"instance-{number}" for number in range(1, 7)}
+    # The demo has scheduled it: no URL was set when the server started.
+    with project.connect() as connection:
+        assert value_of(connection, "select count(*) from cron.job where active") == 2
     assert all(code.startswith("2@") for code in codes.values())
 
     containers = project.containers()
@@ -254,6 +257,18 @@ def test_the_demo_shows_codes_of_the_simulator_to_who_has_the_token(project: Pro
     ports = [port for c in containers.values() for port in c["NetworkSettings"]["Ports"].values()]
     published = [each["HostIp"] for port in ports for each in port or []]
     assert published == ["127.0.0.1"] * 2
+
+
+def test_without_a_url_nothing_is_scheduled_and_it_says_what_to_set(project: Project) -> None:
+    project.up()
+    with project.connect() as connection:
+        assert value_of(connection, "select to_regclass('cron.job')") is None
+    assert "EVOLUTION_API_BASE_URL is not set" in project.compose("logs", "postgres")
+
+    project.variables["EVOLUTION_API_BASE_URL"] = "http://127.0.0.1:1"
+    project.up()
+    with project.connect() as connection:
+        assert value_of(connection, "select count(*) from cron.job where active") == 2
 
 
 def test_where_the_job_cannot_be_installed_the_server_runs_and_is_not_healthy(
@@ -285,8 +300,10 @@ def test_without_a_password_it_says_which_variable_to_set(project: Project) -> N
 
 
 def test_options_of_the_operators_leave_the_job_scheduled(project: Project) -> None:
+    project.variables["EVOLUTION_API_BASE_URL"] = "http://127.0.0.1:1"
     project.up()
-    run = ["docker", "run", "--detach", "--rm", "--env", "POSTGRES_PASSWORD"]
+    run = ["docker", "run", "--detach", "--rm"]
+    run += ["--env", "POSTGRES_PASSWORD", "--env", "EVOLUTION_API_BASE_URL"]
     started = subprocess.run(
         # As docker-entrypoint.sh says.
         [*run, "refresh-qr-codes", "-c", "max_connections=50"],

@@ -17,7 +17,7 @@ from db.connection import DeployError, database_name
 from db.order import ROOT
 from simulator import Simulator
 from tests.broken_python import NO_INTERPRETER, python_without_libraries
-from tests.deploy.installation import OURS, make, migrated, run_dist, value
+from tests.deploy.installation import OURS, job_runs, make, migrated, run_dist, value
 from tools.backend import run_python
 from tools.engines import Server, start_postgres
 from tools.job import Connection, Job, read_qr
@@ -25,15 +25,10 @@ from tools.job import Connection, Job, read_qr
 
 def test_an_empty_database_gets_the_job_and_the_table(empty_database: str) -> None:
     output = migrated(empty_database)
-    assert "WARNING: that is the built-in default. Instance tokens are sent there." in output
+    missing = "Missing required environment variables"
+    assert f"WARNING: no usable Evolution API base URL (from: nowhere): {missing}" in output
     report = value(empty_database, "select refresh_qr_codes()")
-    assert report == {
-        "success": True,
-        "total_instances": 0,
-        "refreshed": 0,
-        "failed": 0,
-        "results": [],
-    }
+    assert report == {"success": False, "error": missing}
 
 
 def test_installing_over_itself_changes_nothing_and_keeps_the_settings(
@@ -79,7 +74,7 @@ def test_psql_installs_the_one_file(empty_database: str, server: Server) -> None
         dbname=database_name(empty_database),
     )
     assert (code, output) == (0, "")
-    assert value(empty_database, "select refresh_qr_codes() ->> 'success'") == "true"
+    assert job_runs(empty_database)
 
 
 def test_an_existing_table_keeps_its_rows_and_gets_only_what_it_lacks(empty_database: str) -> None:
@@ -231,7 +226,7 @@ def test_two_installations_at_once_both_succeed(empty_database: str) -> None:
     with ThreadPoolExecutor() as pool:
         for output in pool.map(migrated, [empty_database] * 2):
             assert "Installed" in output
-    assert value(empty_database, "select refresh_qr_codes() ->> 'success'") == "true"
+    assert job_runs(empty_database)
 
 
 @pytest.mark.parametrize("way", ["migrate", "dist"])

@@ -22,7 +22,7 @@ import psycopg
 import pytest
 
 from db.order import ROOT
-from tests.deploy.installation import OURS, migrated, value
+from tests.deploy.installation import OURS, job_runs, migrated, value
 
 pytestmark = pytest.mark.migration_tools
 
@@ -305,7 +305,7 @@ def test_the_tool_installs_the_same_as_migrate_and_again_does_no_harm(
         for url in (tool.url, second_database)
     )
     assert installed == expected
-    assert value(tool.url, "select refresh_qr_codes() ->> 'success'") == "true"
+    assert job_runs(tool.url)
 
 
 @each_tool

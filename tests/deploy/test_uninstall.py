@@ -11,7 +11,7 @@ import pytest
 from db.connection import database_name
 from db.order import ROOT
 from simulator import Trouble
-from tests.deploy.installation import OURS, dump_lines, made, make, migrated, value
+from tests.deploy.installation import OURS, dump_lines, job_runs, made, make, migrated, value
 from tools.engines import Server, start_postgres
 from tools.job import Connection, Job, install, read_qr, wait_until
 
@@ -128,7 +128,7 @@ def test_the_table_that_the_job_made_stays_with_its_rows(empty_database: str) ->
     assert value(empty_database, OURS) == 1  # the table
     made("uninstall", empty_database)  # again: nothing to do, and no error
     migrated(empty_database)
-    assert value(empty_database, "select refresh_qr_codes() ->> 'success'") == "true"
+    assert job_runs(empty_database)
 
 
 def test_a_trigger_of_ours_goes_and_a_table_that_our_role_owns_stays(database: str) -> None:
@@ -165,7 +165,7 @@ def test_where_something_of_the_applications_depends_on_the_job_nothing_is_remov
     assert "then run this again" in result.stderr
     assert value(url, JOBS) == jobs != []
     assert value(url, "select count(*) from last_run") == 1
-    assert value(url, "select refresh_qr_codes() ->> 'success'") == "true"
+    assert job_runs(url)
 
 
 def test_roles_go_with_the_last_database_unless_somebody_else_uses_them(
@@ -179,7 +179,7 @@ def test_roles_go_with_the_last_database_unless_somebody_else_uses_them(
         install(url)
     assert "role qr_refresh_owner stays" in made("uninstall", first)
     assert value(first, ROLES) == ["qr_refresh_owner", "qr_refresher", "service_role"]
-    assert value(second, "select refresh_qr_codes() ->> 'success'") == "true"
+    assert job_runs(second)
     with psycopg.connect(second) as admin:
         admin.execute("create role authenticator login")
         admin.execute("grant service_role to authenticator")

@@ -17,7 +17,14 @@ from psycopg import sql
 
 from db.order import MIGRATIONS, ROOT
 from simulator import Simulator
-from tests.deploy.installation import RELEASES, make, migrated, run_dist, run_sql_file
+from tests.deploy.installation import (
+    RELEASES,
+    forget_base_url,
+    make,
+    migrated,
+    run_dist,
+    run_sql_file,
+)
 from tools.engines import Server, start_postgres
 from tools.job import Job, install, read_qr
 
@@ -80,6 +87,7 @@ def test_an_upgraded_database_is_the_same_as_a_fresh_one(
 ) -> None:
     run_sql_file(empty_database, RELEASES / f"{release}.sql")
     WAYS[way](empty_database)
+    forget_base_url(empty_database)
     WAYS[way](second_database)
     assert schema_of(empty_database) == schema_of(second_database)
 
@@ -121,6 +129,25 @@ def test_an_upgrade_keeps_rows_settings_history_and_grants_and_the_job_goes_on(
             assert read_qr(job.row("shop").qr_code) == simulator.current_code("shop")
 
 
+@from_each_release
+@upgrades
+def test_an_upgrade_writes_down_the_built_in_url_where_the_job_ran_on_it(
+    empty_database: str, simulator: Simulator, release: str, way: str
+) -> None:
+    run_sql_file(empty_database, RELEASES / f"{release}.sql")
+    used = "select row(base_url, source)::text from qr_refresh.evolution_api_base_url()"
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        job = Job(connection, simulator)
+        before = job.value(used)
+        assert before.endswith(",default)")
+        WAYS[way](empty_database)
+        assert job.value(used) == before.replace(",default)", ",settings)")
+        # Who takes it out has taken it out for good.
+        job.set(evolution_api_base_url=None)
+        WAYS[way](empty_database)
+        assert job.value(used) == "(,nowhere)"
+
+
 def test_the_second_deployment_waits_for_the_first_and_finds_all_done(
     empty_database: str, second_database: str, schema_of: Callable[[str], str]
 ) -> None:
@@ -134,6 +161,7 @@ def test_the_second_deployment_waits_for_the_first_and_finds_all_done(
     with ThreadPoolExecutor() as pool:
         for deployment in [pool.submit(way, empty_database) for way in ways]:
             deployment.result()
+    forget_base_url(empty_database)
     migrated(second_database)
     assert schema_of(empty_database) == schema_of(second_database)
 

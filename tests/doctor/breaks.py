@@ -52,7 +52,12 @@ BREAKS: list[tuple[str, str, bool | None, str]] = [
         False,
         "statement_timeout = 29s",
     ),
-    ("base URL", "update qr_refresh.settings set evolution_api_base_url = null", None, "default"),
+    (
+        "base URL",
+        "update qr_refresh.settings set evolution_api_base_url = null",
+        False,
+        "Missing required environment variables (from: nowhere)",
+    ),
     (
         "table evolution_instances",
         "alter table evolution_instances rename qr_code to picture",

@@ -379,6 +379,16 @@ def test_settings_without_a_usable_url_stop_the_run(job: Job) -> None:
             f" os.environ['EVOLUTION_API_BASE_URL'] = {value!r} $$".encode()
         )
         assert job.run() == {"success": False, "error": error}
+    job.connection.execute(
+        "do language plpython3u $$ import os; del os.environ['EVOLUTION_API_BASE_URL'] $$"
+    )
+    missing = "Missing required environment variables"
+    assert job.run() == {"success": False, "error": missing}
+    # A row that names a server of its own is asked all the same.
+    job.connection.execute(
+        "insert into qr_refresh.evolution_servers values ('north', 'http://127.0.0.1:1')"
+    )
+    assert job.result("shop")["error"] == f"Failed to fetch QR for shop: {missing}"
     assert job.simulator.total_requests == 0
 
 

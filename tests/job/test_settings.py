@@ -57,7 +57,7 @@ def test_there_is_one_row_of_settings_and_no_second(job: Job) -> None:
             )
 
 
-def test_the_base_url_comes_from_settings_then_the_environment_then_the_default(job: Job) -> None:
+def test_the_base_url_comes_from_settings_then_the_environment(job: Job) -> None:
     query = "select row(base_url, source, error)::text from qr_refresh.evolution_api_base_url()"
     job.set(evolution_api_base_url="http://from-settings/")
     job.connection.execute(
@@ -70,8 +70,11 @@ def test_the_base_url_comes_from_settings_then_the_environment_then_the_default(
     job.connection.execute(
         "do language plpython3u $$ import os; del os.environ['EVOLUTION_API_BASE_URL'] $$"
     )
+    assert job.value(query) == '(,nowhere,"Missing required environment variables")'
+    # Whoever wants the address of the former Edge Function says so.
+    job.connection.execute("update qr_refresh.settings set evolution_api_base_url = default")
     default = "https://cst-evolution-api-kaezwnkk.usecloudstation.com"
-    assert job.value(query) == f"({default},default,)"
+    assert job.value(query) == f"({default},settings,)"
 
 
 def test_a_slash_at_the_end_of_the_base_url_does_no_harm(job: Job) -> None:

@@ -62,7 +62,11 @@ begin
             l.*,
             coalesce(
                 qr_refresh.instance_problem(l.instance_name, l.instance_token),
-                case when l.base_url is null then 'Evolution server is unknown' end
+                case
+                    when l.base_url is not null then null
+                    when l.evolution_server is null then 'Missing required environment variables'
+                    else 'Evolution server is unknown'
+                end
             ) as problem
         from located as l
     )

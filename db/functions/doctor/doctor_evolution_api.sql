@@ -12,10 +12,14 @@ begin
     return query
     select
         'base URL',
-        case when u.error is not null then false when u.source <> 'default' then true end,
+        case
+            when u.error is null then true
+            -- All rows may name servers of their own.
+            when u.source <> 'nowhere' or not exists (select from qr_refresh.evolution_servers)
+                then false
+        end,
         format('%s (from: %s)', coalesce(u.error, u.base_url), u.source),
-        case when u.source = 'default' then 'Built in, and instance tokens are sent there. If it is not yours: ' else '' end
-        || set_url
+        set_url
     from qr_refresh.evolution_api_base_url() as u;
 
     return query

@@ -7,8 +7,6 @@ as $python$
     import os
     import re
 
-    # The address the replaced Edge Function falls back on.
-    default = "https://cst-evolution-api-kaezwnkk.usecloudstation.com"
     # The same form as the CHECK on the setting; the environment variable passes no CHECK.
     http_url = r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[^\s?#]*)?"
 
@@ -19,9 +17,9 @@ as $python$
     if base_url is None:
         base_url, source = os.environ.get("EVOLUTION_API_BASE_URL"), "environment"
     if base_url is None:
-        base_url, source = default, "default"
+        source = "nowhere"
 
-    if not base_url.strip():
+    if not (base_url or "").strip():
         return [(None, source, "Missing required environment variables")]
     if not re.fullmatch(http_url, base_url):
         return [(None, source, "EVOLUTION_API_BASE_URL is not an http(s) URL")]
@@ -31,7 +29,7 @@ $python$;
 
 comment on function qr_refresh.evolution_api_base_url() is
 'The Evolution API base URL in force: settings.evolution_api_base_url, else the server''s environment variable '
-'EVOLUTION_API_BASE_URL, else the built-in default.
-Returns one row: base_url (without trailing slash; NULL when unusable), source (settings, environment or default), '
+'EVOLUTION_API_BASE_URL. Without either nobody is asked, so no token is sent to anybody by default.
+Returns one row: base_url (without trailing slash; NULL when unusable), source (settings, environment or nowhere), '
 'error (NULL, or why it is unusable).
 Private.';

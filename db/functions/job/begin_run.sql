@@ -8,7 +8,12 @@ as $$
 declare
     -- One instance has a lock of its own: who asks for it waits for no run.
     lock_name constant text := 'qr_refresh' || coalesce(':' || instance_name, '');
-    base_url_error constant text := (select u.error from qr_refresh.evolution_api_base_url() as u);
+    base_url_error constant text := (
+        select u.error
+        from qr_refresh.evolution_api_base_url() as u
+        -- All rows may name servers of their own.
+        where u.source <> 'nowhere' or not exists (select from qr_refresh.evolution_servers)
+    );
 begin
     perform qr_refresh.check_writable();
     perform qr_refresh.translate_messages(false);
