@@ -23,6 +23,34 @@ help: ## list the targets
 # A check comes before what it saves, also with make -j.
 .NOTPARALLEL:
 
+# Before anything is installed. The name of the command follows.
+url-for-%:
+	@$(PYTHON) -m db.url $*
+
+.PHONY: demo
+demo: $(if $(filter url,$(PG)),url-for-demo) $(VENV)/demo packages-engine ## show the whole job with a simulated Evolution API, in a throw-away PostgreSQL
+	@$(VENV)/bin/python -m tools.demo
+
+.PHONY: migrate
+migrate: url-for-migrate $(VENV)/operate ## install the job into a database, or upgrade it: DATABASE_URL=postgresql://...
+	@$(VENV)/bin/python -m db.deploy migrate
+
+.PHONY: doctor
+doctor: url-for-doctor $(VENV)/operate ## check everything that can keep QR codes from being fresh: DATABASE_URL=postgresql://...
+	@$(VENV)/bin/python -m db.doctor
+
+.PHONY: watch
+watch: url-for-watch $(VENV)/operate ## show the connecting instances and alerts, live until Ctrl-C: DATABASE_URL=postgresql://...
+	@$(VENV)/bin/python -m db.watch
+
+.PHONY: demo-live
+demo-live: $(VENV)/demo packages-engine ## show the QR codes in a browser as the job keeps them fresh, until Ctrl-C
+	@$(VENV)/bin/python -m tools.demo_live
+
+.PHONY: uninstall
+uninstall: url-for-uninstall $(VENV)/operate ## remove the job from a database; the application's table stays: DATABASE_URL=postgresql://...
+	@$(VENV)/bin/python -m db.deploy uninstall
+
 .PHONY: setup
 setup: $(VENV)/dev packages ## install the tools: .venv and missing Debian packages
 
@@ -60,18 +88,6 @@ lock: ## write the newest versions that pyproject.toml allows into requirements/
 			--no-annotate --custom-compile-command 'make lock' --group $$set \
 			$$([ $$set = dev ] || echo --constraint requirements/dev.txt) --output-file requirements/$$set.txt; \
 	done
-
-# Before anything is installed. The name of the command follows.
-url-for-%:
-	@$(PYTHON) -m db.url $*
-
-.PHONY: demo
-demo: $(if $(filter url,$(PG)),url-for-demo) $(VENV)/demo packages-engine ## show the whole job with a simulated Evolution API, in a throw-away PostgreSQL
-	@$(VENV)/bin/python -m tools.demo
-
-.PHONY: demo-live
-demo-live: $(VENV)/demo packages-engine ## show the QR codes in a browser as the job keeps them fresh, until Ctrl-C
-	@$(VENV)/bin/python -m tools.demo_live
 
 # Side by side, each with a server of its own: a test waits more than it computes.
 PYTEST = $(VENV)/bin/python -m pytest --numprocesses $${WORKERS:-$$((2 * $$(nproc)))} --dist loadfile
@@ -152,18 +168,6 @@ format: $(VENV)/dev ## format Python and SQL
 	$(VENV)/bin/ruff format $(PYTHON_FILES)
 	$(VENV)/bin/sqlfluff fix --disable-progress-bar --quiet db examples
 
-.PHONY: migrate
-migrate: url-for-migrate $(VENV)/operate ## install the job into a database, or upgrade it: DATABASE_URL=postgresql://...
-	@$(VENV)/bin/python -m db.deploy migrate
-
-.PHONY: doctor
-doctor: url-for-doctor $(VENV)/operate ## check everything that can keep QR codes from being fresh: DATABASE_URL=postgresql://...
-	@$(VENV)/bin/python -m db.doctor
-
-.PHONY: watch
-watch: url-for-watch $(VENV)/operate ## show the connecting instances and alerts, live until Ctrl-C: DATABASE_URL=postgresql://...
-	@$(VENV)/bin/python -m db.watch
-
 .PHONY: dist
 dist: $(VENV)/operate ## write dist/qr_refresh.sql, the whole installation as one SQL file
 	@$(VENV)/bin/python -m db.deploy dist
@@ -171,10 +175,6 @@ dist: $(VENV)/operate ## write dist/qr_refresh.sql, the whole installation as on
 .PHONY: release
 release: $(VENV)/operate ## write dist/qr_refresh-VERSION.sql, and the same for migration tools, with checksums
 	@$(VENV)/bin/python -m db.dist release
-
-.PHONY: uninstall
-uninstall: url-for-uninstall $(VENV)/operate ## remove the job from a database; the application's table stays: DATABASE_URL=postgresql://...
-	@$(VENV)/bin/python -m db.deploy uninstall
 
 .PHONY: base-image
 base-image: ## make the Debian image that PG_VERSION=17 is built on where no registry can be reached (as root)

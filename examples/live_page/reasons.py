@@ -51,6 +51,7 @@ BY_OUTCOME: dict[str, Reason] = {
 BY_ERROR: dict[str, Reason] = {
     "401 ": "token_refused",
     "403 ": "token_refused",
+    "404 Not Found by ": "no_answer",  # before the next line: it begins like this one
     "404 ": "name_unknown",
     "502 ": "no_answer",
     "503 ": "no_answer",
@@ -63,6 +64,7 @@ BY_ERROR: dict[str, Reason] = {
     "instance token ": "token_unusable",
     "instance name ": "name_unusable",
     "Evolution server is unknown": "server_unknown",
+    "Missing required environment variables": "server_unknown",
     "HTTP client has ended": "client_ended",
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from simulator import Trouble
+from simulator import Answer, Trouble, json_answer
 from tests.doctor.findings import findings
 from tools.backend import refusing_port
 from tools.engines import Server
@@ -19,6 +19,33 @@ def test_a_server_that_refuses_is_not_reachable(patient: Job, server: Server) ->
         found = findings(patient.connection)["Evolution API answers"]
     assert found["ok"] is False
     assert found["detail"].startswith("connection refused after ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "detail"),
+    [
+        (Answer(404, b"404 page not found"), "404 Not Found by something before"),
+        (Answer(301), "301 Moved Permanently"),
+        (Answer(200, b"<html>log in</html>"), "answer is not JSON"),
+        (Answer(429, b"slow down"), "429 Too Many Requests"),
+        (
+            json_answer({"error": "service not activated", "code": "LICENSE_REQUIRED"}, 503),
+            "Evolution API needs its license activated",
+        ),
+    ],
+)
+def test_what_is_not_evolution_api_is_not_taken_for_it(
+    patient: Job, answer: Answer, detail: str
+) -> None:
+    # Whom doctor() asks about, because nobody has that name.
+    nobody = patient.simulator.add_instance("refresh-qr-codes-doctor", "nope")
+    nobody.answer_state_with = answer
+    try:
+        found = findings(patient.connection)["Evolution API answers"]
+    finally:
+        patient.simulator.remove_instance(nobody.name)
+    assert found["ok"] is False
+    assert found["detail"].startswith(detail)
 
 
 def test_an_instance_that_hangs_does_not_make_its_server_unreachable(patient: Job) -> None:

@@ -90,6 +90,33 @@ def test_a_captured_failure_has_a_short_reason(name: str) -> None:
     assert read_capture(name) == ("failed", None, FAILED[name])
 
 
+NOT_EVOLUTION = "404 Not Found by something before Evolution API"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (404, b"404 page not found\n", NOT_EVOLUTION),  # Traefik
+        (404, b"<html><h1>404 Not Found</h1></html>", NOT_EVOLUTION),  # nginx
+        (404, b"", NOT_EVOLUTION),
+        (404, b'{"status":404,"error":"Not Found"}', "404 Not Found"),
+        (
+            503,
+            b'{"error":"service not activated","code":"LICENSE_REQUIRED"}',
+            "Evolution API needs its license activated",
+        ),
+        (503, b'{"code":"ANOTHER"}', "503 Service Unavailable"),
+        (503, b"<html></html>", "503 Service Unavailable"),
+        (301, b"", "301 Moved Permanently"),
+        (200, b"null", "answer is not a JSON object"),
+        (200, b"<html></html>", "answer is not JSON"),
+    ],
+)
+def test_who_has_answered_is_told_by_the_body(status: int, body: bytes, reason: str) -> None:
+    assert read(status, body) == ("failed", None, reason)
+    assert state_in(status, body) == (None, reason)
+
+
 def test_a_picture_without_prefix_gets_it() -> None:
     body = (CAPTURES / "04_connecting_with_qr.body.json").read_bytes()
     picture = json.loads(body)["base64"]

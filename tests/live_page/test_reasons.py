@@ -94,6 +94,8 @@ def test_what_the_client_says_of_a_connection_is_no_error_of_the_server() -> Non
         (None, None, None, None, "not_asked"),
         ("failed", "403 Forbidden", 1.0, -1.0, "token_refused"),
         ("failed", "4040", 1.0, -1.0, "server_error"),
+        ("failed", "404 Not Found", 1.0, -1.0, "name_unknown"),
+        ("failed", "404 Not Found by something", 1.0, -1.0, "no_answer"),
         ("failed", None, 1.0, -1.0, "server_error"),
         ("failed", "HTTP client has ended", 1.0, -1.0, "client_ended"),
         ("given_up", None, 500.0, -100.0, "given_up"),

@@ -73,7 +73,16 @@ begin
             a.*,
             a.outcome in ('timeout', 'not_attempted')
             or qr_refresh.is_no_answer(a.error)
-            or coalesce(a.error ~ '^5\d\d', false) as is_silent
+            -- A proxy, a login page or another service answers.
+            or coalesce(
+                a.error ~ '^(3|429|5)'
+                or a.error in (
+                    '404 Not Found by something before Evolution API', 'answer is not JSON',
+                    'answer is not a JSON object', 'answer is over 256 kB',
+                    'Evolution API needs its license activated'
+                ),
+                false
+            ) as is_silent
         from asked as a
     )
     select
@@ -88,7 +97,8 @@ begin
             end,
             round(extract(epoch from 1000 * (j.answered_at - j.asked_at)))
         ),
-        'From the database server: curl -i URL; look at URL, firewall, DNS, TLS, ca_file'
+        'From the database server: curl -i URL. A status or no JSON: it is not Evolution API that '
+        'answers; docs/operations.md, Errors. Else look at URL, firewall, DNS, TLS, ca_file'
     from judged as j
     where j.known_name is null
     union all

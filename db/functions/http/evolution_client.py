@@ -81,15 +81,23 @@ def parse(status: int, body: bytes) -> Any:
     Raises:
         FailedError: it has another status than 200, is no JSON, or reports an error.
     """
+    answer: Any = None
+    try:
+        answer = json.loads(body)
+        is_json = True
+    except (ValueError, RecursionError):
+        is_json = False
+    if status == 503 and isinstance(answer, dict) and answer.get("code") == "LICENSE_REQUIRED":
+        raise FailedError("Evolution API needs its license activated")
+    if status == 404 and not isinstance(answer, dict):
+        raise FailedError("404 Not Found by something before Evolution API")
     if status != 200:
         # The standard phrase: the server's own may hold anything.
         raise FailedError(f"{status} {http.client.responses.get(status, '')}".rstrip())
     if not body.strip():
         raise FailedError("answer is empty")
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        raise FailedError("answer is not JSON") from None
+    if not is_json:
+        raise FailedError("answer is not JSON")
     if not isinstance(answer, dict | str):
         raise FailedError("answer is not a JSON object")
     if isinstance(answer, dict) and answer.get("error"):
