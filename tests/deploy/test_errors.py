@@ -222,7 +222,7 @@ def test_every_alert_is_documented() -> None:
     source = order.function("active_alerts").read_text(encoding="utf-8")
     source += (order.DB / "views" / "alerts.sql").read_text(encoding="utf-8")
     kinds = set(re.findall(r"(?:select|select\n\s+)\s*'(\w+)'(?: as alert)?,", source))
-    assert len(kinds) == 7
+    assert len(kinds) == 8
     assert set(table("Alerts")) == kinds
 
 

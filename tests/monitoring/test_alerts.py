@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from simulator import Trouble
+from simulator import Trouble, json_answer
 from tests.monitoring.views import age_runs, age_state, alerts, row, rows
 from tools.backend import refusing_port
 from tools.engines import Server
@@ -37,7 +37,7 @@ def test_alert_after_can_be_set(job: Job) -> None:
     assert alerts(job, "shop") == set()
     job.set(alert_after="1 minute")
     assert alerts(job, "shop") == {"no_live_qr"}
-    (alert,) = rows(job, "alerts")
+    (alert,) = [each for each in rows(job, "alerts") if each["instance_name"]]
     assert alert["detail"] == "no live QR code; last outcome: no_qr_code"
 
 
@@ -86,6 +86,21 @@ def test_a_server_that_nobody_got_an_answer_from_is_an_alert(job: Job, reason: s
         " where instance_name = 'bar'"
     )
     assert alerts(job) == set()
+
+
+def test_a_server_that_answers_and_gives_nobody_a_qr_code_is_an_alert(job: Job) -> None:
+    for name in ("shop", "bar"):
+        job.add(name).answer_with = json_answer({"count": 0})
+    job.run()
+    assert alerts(job) == set()
+    age_state(job, "6 minutes")
+    (alert,) = [each for each in rows(job, "alerts") if each["instance_name"] is None]
+    assert alert["alert"] == "no_qr_code_from_server"
+    assert alert["detail"].startswith("none of 2 instances gets a QR code, although it answers")
+    # One gets a QR code, so what the other lacks is not the server's.
+    job.simulator.instance("bar").answer_with = None
+    job.run("bar")
+    assert "no_qr_code_from_server" not in alerts(job)
 
 
 def test_a_hanging_server_is_seen_by_a_real_run(job: Job) -> None:

@@ -57,6 +57,24 @@ begin
     group by c.evolution_server
     having bool_and(c.last_outcome = 'timeout' or qr_refresh.is_no_answer(c.last_error));
 
+    return query
+    select
+        'no_qr_code_from_server',
+        null::text,
+        min(c.no_live_qr_since),
+        format(
+            'none of %s instances gets a QR code%s, although it answers; see "No QR code at all" in docs/operations.md',
+            count(*),
+            ' of Evolution server ' || quote_ident(c.evolution_server)
+        )
+    from qr_refresh.connecting_instances() as c
+    where c.last_outcome is not null
+    group by c.evolution_server
+    having
+        bool_and(c.last_outcome in ('no_qr_code', 'closed', 'given_up'))
+        -- One that was connecting for as long, and not just closed all the time.
+        and bool_or(c.last_outcome = 'no_qr_code' and c.no_live_qr_since < late_since);
+
     if sees_jobs then
         return query
         select
