@@ -195,6 +195,9 @@ comment on column qr_refresh.server_state.away_since is 'Since when it answers n
 comment on column qr_refresh.server_state.next_probe_at is 'When one instance there is asked again, whoever is due.';
 comment on column qr_refresh.server_state.round_trip is 'Seconds that its fastest answer took of late; NULL: not known.';
 
+comment on column qr_refresh.runs.report is
+'What refresh_qr_codes() returned; of a run over all instances only the results that failed, 100 at most.';
+
 -- Tokens go to nobody by default. Until now they went to the address on which the replaced Edge
 -- Function falls back, where neither the settings nor the environment named another.
 alter table qr_refresh.settings

@@ -20,13 +20,29 @@ def test_a_run_is_kept_with_its_times_counts_and_report(job: Job) -> None:
         " report from qr_refresh.runs"
     ).fetchall()
     assert before <= row[0] <= row[1] <= job.value("select clock_timestamp()")
-    assert row[2:] == (None, 2, 1, 1, report)
+    failed = [result for result in report["results"] if not result["success"]]
+    assert [result["instance_name"] for result in failed] == ["bad"]
+    assert row[2:] == (None, 2, 1, 1, report | {"results": failed})
+
+
+def test_a_run_in_which_many_fail_is_kept_in_a_few_kilobytes(job: Job) -> None:
+    # Their name is too long for an instance, so nobody is asked about them.
+    job.connection.execute(
+        "insert into evolution_instances (instance_name, instance_token, instance_status)"
+        " select n || repeat('x', 300), 'token-of-0', 'connecting'"
+        " from generate_series(1, 500) as n"
+    )
+    report = job.run()
+    assert (report["failed"], len(report["results"])) == (500, 500)
+    kept = job.value("select report from qr_refresh.runs")
+    assert kept == report | {"results": report["results"][:100]}
 
 
 def test_a_run_for_one_instance_is_kept_with_its_name(job: Job) -> None:
     job.add("shop")
-    job.run("shop")
+    report = job.run("shop")
     assert job.value("select requested_instance from qr_refresh.runs") == "shop"
+    assert job.value("select report from qr_refresh.runs") == report
 
 
 def test_a_run_that_could_not_be_done_is_kept_with_its_error(job: Job) -> None:
