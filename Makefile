@@ -144,7 +144,7 @@ lint: $(VENV)/dev dist ## check Python, the Python inside the SQL, the SQL and t
 		--proc-without-search-path 'qr_refresh.live(worker integer,workers integer)' \
 		--proc-without-search-path 'qr_refresh.instance_key(evolution_server text,instance_name text,instance_token text)' \
 		--proc-without-search-path 'qr_refresh.is_share_of(instance bytea,worker integer,workers integer)' \
-		--proc-without-search-path 'qr_refresh.connecting_rows(instance bytea,instance_name text,instance_token text,evolution_server text,has_qr_code boolean,last_qr_update timestamptz)' \
+		--proc-without-search-path 'qr_refresh.connecting_rows(without_qr_code boolean,instance bytea,instance_name text,instance_token text,evolution_server text,last_qr_update timestamptz)' \
 		build/pgspot.sql
 	shellcheck .ci/run docker-entrypoint.sh tools/*.sh
 	@# Secrets in what could be committed, but for the made-up ones of examples, tests and captures.

@@ -63,6 +63,7 @@ begin
             ('instance_problem is_share_of new_instances next_due_at notice notice_new oversized_rows places', '', ''),
             ('came_to notify_stored run_deferred_triggers sort_out_expired store', '', ''),
             ('store_connected store_postponed store_qr_codes', '', ''),
+            ('find_foreign foreign_condition rows_are_foreign store_foreign write_foreign', '', ''),
             ('connects_per_code reconnect_at remember remember_servers', '', ''),
             ('wait_for_next_code', '', ''),
             ('begin_run check_instance_exists check_writable end_run log log_tersely', '', ''),

@@ -28,8 +28,8 @@ begin
         inner join public.evolution_instances as e on i.instance_name = e.instance_name::text
         where
             e.instance_status = 'connecting'
-            and coalesce(octet_length(e.instance_token::text) <= 1020, true)
-            and coalesce(octet_length(e.evolution_server::text) <= 1020, true)
+            and (e.instance_token is null or octet_length(e.instance_token::text) <= 1020)
+            and (e.evolution_server is null or octet_length(e.evolution_server::text) <= 1020)
     ), rows as (
         -- Two rows may be the same instance.
         select

@@ -11,22 +11,27 @@ as $$
 declare
     most constant integer := 10000; -- at a time, so that it takes well under a second
     looked_at constant timestamptz := clock_timestamp();
+    instances bytea [];
+    servers text [];
+    have_left text [];
+    connected text [];
 begin
     with present as materialized (
         select
             r.instance,
-            min(coalesce(v.server_name, '')) as evolution_server,
-            bool_or(not r.has_qr_code) as is_cleared
+            min(coalesce(v.server_name, '')) as evolution_server
         from qr_refresh.connecting_rows() as r
         left join qr_refresh.evolution_servers as v on r.evolution_server = v.server_name
         where
             qr_refresh.is_share_of(r.instance, worker, workers)
             and (wanted is null or r.instance_name = wanted)
         group by r.instance
-    ), changed as materialized (
+    ), cleared as materialized (
+        select r.instance from qr_refresh.connecting_rows(true) as r
+    ), changed as (
         select
             s.instance,
-            p.instance is null as has_left,
+            case when p.instance is null then s.instance_name end as has_left,
             coalesce(p.evolution_server, s.evolution_server) as evolution_server
         from qr_refresh.instance_state as s
         left join present as p on s.instance = p.instance
@@ -40,7 +45,7 @@ begin
                 or s.next_attempt_at > looked_at + interval '1 hour'
                 -- Somebody has cleared its QR code; a trigger may do so each time.
                 or (
-                    p.is_cleared
+                    s.instance in (select c.instance from cleared as c)
                     and s.queue = 'rotating'
                     and s.under_way_until is null
                     and s.next_attempt_at > looked_at
@@ -48,10 +53,30 @@ begin
                 )
             )
         limit most
-    ), free as (
-        select c.*
+    )
+    select array_agg(c.instance), array_agg(c.evolution_server), array_agg(c.has_left)
+    into instances, servers, have_left
+    from changed as c;
+    if instances is null then
+        return;
+    end if;
+    -- In one query, since the table may be on another server.
+    if cardinality(array_remove(have_left, null)) > 0 then
+        connected := array(
+            select e.instance_name::text
+            from public.evolution_instances as e
+            where
+                e.instance_name::text = any(have_left)
+                and e.instance_status::text
+                in ('connected', (select t.connected_status from qr_refresh.settings as t))
+        );
+    end if;
+
+    with free as (
+        select s.instance, c.evolution_server, c.left_as is not null as has_left
         from qr_refresh.instance_state as s
-        inner join changed as c on s.instance = c.instance
+        inner join unnest(instances, servers, have_left) as c (instance, evolution_server, left_as)
+            on s.instance = c.instance
         -- Another session's open transaction must not hold this one.
         for update of s skip locked
     )
@@ -62,15 +87,8 @@ begin
         left_at = case when f.has_left then looked_at end,
         -- With that QR code it was connected, as the application says.
         used_digest = case
-            when f.has_left and s.left_at is null and exists (
-                select
-                from public.evolution_instances as e
-                where
-                    e.instance_name::text = s.instance_name
-                    and e.instance_status::text in (
-                        'connected', (select t.connected_status from qr_refresh.settings as t)
-                    )
-            ) then s.qr_digest
+            when f.has_left and s.left_at is null and s.instance_name = any(connected)
+                then s.qr_digest
             else s.used_digest
         end,
         -- Whoever is back begins anew, but for the QR codes that were seen.

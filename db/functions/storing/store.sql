@@ -11,10 +11,18 @@ declare
     settings constant qr_refresh.settings := (select s from qr_refresh.settings as s);
 begin
     attempts := qr_refresh.sort_out_expired(attempts, settings.qr_lifetime);
-    attempts := qr_refresh.store_qr_codes(attempts, stored_at, only_changed);
-    attempts := qr_refresh.store_postponed(attempts, stored_at, patience);
-    if settings.connected_status is not null then
-        attempts := qr_refresh.store_connected(attempts, stored_at, settings.connected_status);
+    if qr_refresh.rows_are_foreign() then
+        attempts := qr_refresh.store_foreign(
+            attempts, stored_at, only_changed, settings.connected_status, patience
+        );
+    else
+        attempts := qr_refresh.store_qr_codes(attempts, stored_at, only_changed);
+        attempts := qr_refresh.store_postponed(attempts, stored_at, patience);
+        if settings.connected_status is not null then
+            attempts := qr_refresh.store_connected(
+                attempts, stored_at, settings.connected_status
+            );
+        end if;
     end if;
     if settings.notify then
         perform qr_refresh.notify_stored(
