@@ -38,9 +38,10 @@ EXPOSE 5432
 # SIGINT is PostgreSQL's fast shutdown: it ends open sessions. Docker's default, SIGTERM, would wait for them.
 STOPSIGNAL SIGINT
 
-# A failed installation of the job leaves the file: the server runs, and whoever starts it is told.
+# A failed installation of the job leaves the file, as does an application's database that lacks something: whoever
+# starts it is told.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 \
-    CMD pg_isready --quiet --host=127.0.0.1 --username=postgres && [ ! -e /tmp/installation-failed ]
+    CMD ! cat /tmp/installation-failed 2> /dev/null && pg_isready --host=127.0.0.1 --username=postgres
 
 ENTRYPOINT ["docker-entrypoint.sh"]
 CMD ["-c", "shared_preload_libraries=pg_cron", "-c", "cron.use_background_workers=on"]
@@ -76,5 +77,14 @@ USER demo
 
 # The server with the job: docker-entrypoint.sh installs or upgrades it at each start.
 FROM server AS job
+
+# For db/foreign_table.py, where the rows are in another database.
+USER root
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3-psycopg \
+    && rm -rf /var/lib/apt/lists/*
+COPY db/__init__.py db/connection.py db/ending.py db/foreign_table.py db/url.py /usr/local/share/refresh-qr-codes/db/
+COPY db/migrations/20261124000100_create_roles.sql /usr/local/share/refresh-qr-codes/db/migrations/
+USER postgres
 
 COPY --from=dist /src/dist/qr_refresh.sql /usr/local/share/refresh-qr-codes/

@@ -8,6 +8,13 @@ ifdef DATABASE_URL
 override DATABASE_URL := $(value DATABASE_URL)
 endif
 export DATABASE_URL
+ifdef APPLICATION_DATABASE_URL
+override APPLICATION_DATABASE_URL := $(value APPLICATION_DATABASE_URL)
+endif
+export APPLICATION_DATABASE_URL
+export EVOLUTION_TABLE
+export EVOLUTION_COLUMNS
+export EVOLUTION_CONNECTING
 export PG
 export PG_VERSION
 
@@ -34,6 +41,10 @@ demo: $(if $(filter url,$(PG)),url-for-demo) $(VENV)/demo packages-engine ## sho
 .PHONY: migrate
 migrate: url-for-migrate $(VENV)/operate ## install the job into a database, or upgrade it: DATABASE_URL=postgresql://...
 	@$(VENV)/bin/python -m db.deploy migrate
+
+.PHONY: foreign-table
+foreign-table: url-for-foreign-table $(VENV)/operate ## where the rows are in another, managed database: make evolution_instances of them; APPLICATION_DATABASE_URL=...
+	@$(VENV)/bin/python -m db.foreign_table create
 
 .PHONY: doctor
 doctor: url-for-doctor $(VENV)/operate ## check everything that can keep QR codes from being fresh: DATABASE_URL=postgresql://...

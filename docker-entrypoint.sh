@@ -9,6 +9,8 @@
 #   POSTGRES_INITDB_ARGS    more options for initdb, separated by spaces (optional)
 #   EVOLUTION_API_BASE_URL  read by refresh_qr_codes() from the environment of the server; without it the first start
 #                           schedules nothing
+#   APPLICATION_DATABASE_URL, EVOLUTION_TABLE, EVOLUTION_COLUMNS, EVOLUTION_CONNECTING
+#                           where the rows are in another database, such as a managed one: see db/foreign_table.py
 set -euo pipefail
 
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
@@ -45,7 +47,9 @@ fi
 # The password has done its work; the server and the Python code inside it have no use for it.
 unset POSTGRES_PASSWORD
 
-installation=/usr/local/share/refresh-qr-codes/qr_refresh.sql
+share=/usr/local/share/refresh-qr-codes
+installation=$share/qr_refresh.sql
+# The health check shows what is in it.
 failure_mark=/tmp/installation-failed
 database=${POSTGRES_DB:-postgres}
 
@@ -65,13 +69,40 @@ begin
 end
 \$\$"
 
+foreign_table() {
+    (cd "$share" && DATABASE_URL="postgresql://postgres@/$database?host=/var/run/postgresql" \
+        python3 -m db.foreign_table "$1")
+}
+
+# Waits until the application's database has what the job needs, and says what that is whenever it is something else.
+wait_for_application_database() {
+    local said=
+    until said=$(foreign_table look 2>&1); do
+        if [ "$stopping" = true ]; then
+            exit 0
+        fi
+        if [ "$said" != "$(cat "$failure_mark" 2> /dev/null)" ]; then
+            printf '%s\n' "$said" | tee "$failure_mark" >&2
+            echo "Waiting for it." >&2
+        fi
+        sleep 5 &
+        wait "$!" || true
+    done
+    rm -f "$failure_mark"
+}
+
 # Runs the installation in a server of its own, which nobody reaches from outside and which starts no job.
 install_job() {
     local options result=0
     options=$(printf '%q ' "$@" -c "listen_addresses=" -c "cron.launch_active_jobs=off")
-    pg_ctl --silent --wait --timeout=600 --options="$options" start || return
-    psql --no-psqlrc --quiet --output=/dev/null --set=ON_ERROR_STOP=1 --dbname="$database" \
-        --file="$installation" --command="$schedule" || result=$?
+    env --unset=APPLICATION_DATABASE_URL pg_ctl --silent --wait --timeout=600 --options="$options" start || return
+    if [ -n "${APPLICATION_DATABASE_URL:-}" ]; then
+        foreign_table create || result=$?
+    fi
+    if [ "$result" = 0 ]; then
+        psql --no-psqlrc --quiet --output=/dev/null --set=ON_ERROR_STOP=1 --dbname="$database" \
+            --file="$installation" --command="$schedule" || result=$?
+    fi
     pg_ctl --silent --wait --timeout=600 --mode=fast stop
     return "$result"
 }
@@ -92,12 +123,15 @@ if [ -e "$installation" ]; then
     # The first process of a container ignores signals that it does not trap.
     stopping=false
     trap 'stopping=true' INT TERM QUIT
+    if [ -n "${APPLICATION_DATABASE_URL:-}" ]; then
+        wait_for_application_database
+    fi
     if install_job "$@"; then
         echo "The job refresh-qr-codes is installed in the database $database."
     else
         # The database may serve more than this job, so it runs; the health check tells of the failure.
-        touch "$failure_mark"
-        echo "ERROR: the job refresh-qr-codes is not installed, or not upgraded: the reason is above." >&2
+        echo "ERROR: the job refresh-qr-codes is not installed, or not upgraded: the reason is in the log." \
+            | tee "$failure_mark" >&2
     fi
     if [ "$stopping" = true ]; then
         exit 0
@@ -105,4 +139,6 @@ if [ -e "$installation" ]; then
     trap - INT TERM QUIT
 fi
 
+# It has the password of the application's database.
+unset APPLICATION_DATABASE_URL
 exec postgres -c listen_addresses='*' "$@"

@@ -141,3 +141,11 @@ def url_of(parts: Mapping[str, str]) -> str:
     address = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     query = f"?{urlencode(options, quote_via=quote)}" if options else ""
     return f"postgresql://{login}{'@' if login else ''}{address}/{name}{query}"
+
+
+def in_words(diagnosis: psycopg.errors.Diagnostic, message: str) -> str:
+    """Return a message of the server with its detail and its hint, each on its own line."""
+    lines = [message]
+    lines += [f"DETAIL: {diagnosis.message_detail}"] * bool(diagnosis.message_detail)
+    lines += [f"HINT: {diagnosis.message_hint}"] * bool(diagnosis.message_hint)
+    return "\n".join(lines)

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 import psycopg
 
-from db.connection import DeployError, connect, dbmate_environment, dbmate_url
+from db.connection import DeployError, connect, dbmate_environment, dbmate_url, in_words
 from db.dist import write_dist
 from db.ending import ctrl_c_in_words
 from db.order import (
@@ -132,14 +132,6 @@ def prepare_session(connection: psycopg.Connection) -> None:
                 f"the other deployment has not ended for {LOCK_TIMEOUT}. It is a session in"
                 " pg_stat_activity with application_name refresh-qr-codes or dbmate."
             ) from error
-
-
-def in_words(diagnosis: psycopg.errors.Diagnostic, message: str) -> str:
-    """Return a message of the server with its detail and its hint, each on its own line."""
-    lines = [message]
-    lines += [f"DETAIL: {diagnosis.message_detail}"] * bool(diagnosis.message_detail)
-    lines += [f"HINT: {diagnosis.message_hint}"] * bool(diagnosis.message_hint)
-    return "\n".join(lines)
 
 
 def run_file(connection: psycopg.Connection, path: Path) -> None:

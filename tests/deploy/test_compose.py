@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import psycopg
 import pytest
 import requests
 
+from db.connection import changed, database_name
+from simulator import Simulator
 from tools.engines import ROOT, Server, free_port, wanted_release
 from tools.job import Connection, read_qr, value_of, wait_until
 
@@ -62,7 +64,8 @@ def command(server: Server) -> list[str]:
         env={**os.environ, "DOCKER_BUILDKIT": "0"},
     )
     names = ["COMPOSE_PROJECT_NAME", "POSTGRES_PASSWORD", "POSTGRES_PORT", "LIVE_PAGE_PORT"]
-    names += ["LIVE_PAGE_TOKEN", "EVOLUTION_API_BASE_URL"]
+    names += ["LIVE_PAGE_TOKEN", "EVOLUTION_API_BASE_URL", "APPLICATION_DATABASE_URL"]
+    names += ["EVOLUTION_TABLE", "EVOLUTION_COLUMNS", "EVOLUTION_CONNECTING"]
     return [
         *("docker", "run", "--rm", "--volume", f"{SOCKET}:{SOCKET}"),
         *("--volume", f"{ROOT}:{ROOT}:ro", "--workdir", str(ROOT), "--env", "DOCKER_BUILDKIT=0"),
@@ -81,7 +84,7 @@ class Project:
 
     @property
     def environment(self) -> dict[str, str]:
-        ours = ("POSTGRES_", "LIVE_PAGE_", "EVOLUTION_", "COMPOSE_")
+        ours = ("POSTGRES_", "LIVE_PAGE_", "EVOLUTION_", "COMPOSE_", "APPLICATION_")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
         return {**kept, **self.variables}
 
@@ -328,3 +331,86 @@ def test_options_of_the_operators_leave_the_job_scheduled(project: Project) -> N
         assert answer() == "50|2\n"
     finally:
         subprocess.run(["docker", "kill", container], capture_output=True, check=True)
+
+
+# --- beside a managed database --------------------------------------------------------------------
+
+
+def docker(*arguments: str, environment: dict[str, str] | None = None) -> str:
+    result = subprocess.run(
+        ["docker", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+    return result.stdout.strip()
+
+
+def health(container: str) -> tuple[str, str]:
+    """What Docker says of it, and the last words of its health check."""
+    state = json.loads(docker("inspect", "--format", "{{json .State.Health}}", container))
+    return state["Status"], (state["Log"] or [{"Output": ""}])[-1]["Output"]
+
+
+def test_beside_a_managed_database_it_waits_for_what_is_lacking_and_then_runs(
+    project: Project,
+    server: Server,
+    create_database: Callable[[str], str],
+    simulator: Simulator,
+) -> None:
+    project.compose("build", "postgres")
+    url = create_database("template template0")
+    role, password = f"app_of_{database_name(url)}", secrets.token_urlsafe(16)
+    simulator.add_instance("shop", "token-of-shop")
+    with contextlib.ExitStack() as stack:
+        owner = stack.enter_context(psycopg.connect(url, autocommit=True))
+        owner.execute(
+            f"create role {role} login password '{password}';"
+            "create table wa_accounts (name text, api_key text, status text, qr text);"
+            "insert into wa_accounts values ('shop', 'token-of-shop', 'pending');"
+            f"grant select (name, api_key, status, qr) on wa_accounts to {role}".encode()
+        )
+        stack.callback(owner.execute, f"drop owned by {role}; drop role {role}".encode())
+        variables = {
+            "POSTGRES_PASSWORD": project.variables["POSTGRES_PASSWORD"],
+            # Both containers are in Docker's own network.
+            "APPLICATION_DATABASE_URL": changed(
+                url,
+                host=value_of(owner, "select host(inet_server_addr())"),
+                port="5432",
+                user=role,
+                password=password,
+            ),
+            "EVOLUTION_API_BASE_URL": simulator.base_url,
+            "EVOLUTION_TABLE": "public.wa_accounts",
+            "EVOLUTION_COLUMNS": "last_qr_update=qr_at",
+            "EVOLUTION_CONNECTING": "qr,pending",
+        }
+        names = [part for name in variables for part in ("--env", name)]
+        container = docker(
+            *("run", "--detach", *names, "refresh-qr-codes"),
+            environment={**project.environment, **variables},
+        ).splitlines()[-1]
+        stack.callback(docker, "rm", "--force", "--volumes", container)
+
+        alter = 'ALTER TABLE "public"."wa_accounts" ADD COLUMN "qr_at" timestamptz;'
+        wait_until(lambda: alter in health(container)[1], "it says what is lacking", timeout=90)
+        said = [line.strip() for line in health(container)[1].splitlines() if line.endswith(";")]
+        assert len(said) == 3 and "Waiting for it." in docker("logs", container)
+        owner.execute("".join(said).encode())
+        wait_until(lambda: health(container)[0] == "healthy", "it is healthy", timeout=120)
+        wait_until(
+            lambda: value_of(owner, "select qr from wa_accounts") is not None,
+            "pg_cron has started live mode",
+            timeout=120,
+        )
+        assert read_qr(value_of(owner, "select qr from wa_accounts")).startswith("2@")
+        assert value_of(owner, "select status from wa_accounts") == "pending"
+
+        # Whoever gets into the server finds the password nowhere but in the user mapping.
+        for command in ("cat /proc/1/environ", "ps -ef || true", "cat /tmp/* || true"):
+            assert password not in docker("exec", container, "sh", "-c", command)
+        assert password not in docker("logs", container)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
-import pwd
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from db.connection import changed, connect, database_name, dbmate_url, is_whole, url_of
 from db.order import ROOT
 from simulator.certificates import new_certificate
+from tests.deploy.conftest import TlsServer
 from tests.deploy.installation import OURS, job_runs, made, make, value
 from tools.engines import Server, start_postgres
 
@@ -136,39 +135,21 @@ def test_a_name_and_its_address_are_both_taken(empty_database: str, server: Serv
 
 @pytest.mark.engines
 def test_each_sslmode_leads_dbmate_over_tls_and_a_wrong_certificate_stops_it(
-    tmp_path: Path, server: Server
+    tmp_path: Path, tls_server: TlsServer
 ) -> None:
-    if server.engine != "local":
-        pytest.skip("gives the server a certificate of this machine: PG=local runs it")
-    pem, _ = new_certificate(tmp_path, "127.0.0.1")
+    own, authority = tls_server
     other, _ = new_certificate(tmp_path, "127.0.0.2")
-    authority, wrong = tmp_path / "authority.pem", tmp_path / "wrong.pem"
-    authority.write_text(pem)
+    wrong = tmp_path / "wrong.pem"
     wrong.write_text(other)
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    try:
-        shutil.copy(tmp_path / "127.0.0.1.pem", folder / "crt")
-        shutil.copy(tmp_path / "127.0.0.1.key", folder / "key")
-        if os.geteuid() == 0:
-            owner = pwd.getpwnam("postgres")
-            for path in (folder, folder / "crt", folder / "key"):
-                os.chown(path, owner.pw_uid, owner.pw_gid)
-        (folder / "key").chmod(0o600)
-        settings = {"ssl": "on", "ssl_cert_file": f"{folder}/crt", "ssl_key_file": f"{folder}/key"}
-        with start_postgres("local", settings=settings) as own:
-            for mode in ("prefer", "require", "verify-ca", "verify-full"):
-                url = changed(own.dsn(), sslmode=mode, sslrootcert=str(authority))
-                assert "Installed" in made("migrate", url), mode
-                made("uninstall", url)
-            with connect(changed(own.dsn(), sslrootcert=str(authority)), "migrate") as connection:
-                url = changed(
-                    dbmate_url(connection, {}), sslmode="verify-ca", sslrootcert=str(wrong)
-                )
-            assert "sslmode=verify-ca" in url
-            with pytest.raises(psycopg.OperationalError):
-                psycopg.connect(url)
-    finally:
-        shutil.rmtree(folder)
+    for mode in ("prefer", "require", "verify-ca", "verify-full"):
+        url = changed(own.dsn(), sslmode=mode, sslrootcert=str(authority))
+        assert "Installed" in made("migrate", url), mode
+        made("uninstall", url)
+    with connect(changed(own.dsn(), sslrootcert=str(authority)), "migrate") as connection:
+        url = changed(dbmate_url(connection, {}), sslmode="verify-ca", sslrootcert=str(wrong))
+    assert "sslmode=verify-ca" in url
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(url)
 
 
 # --- Unix sockets ---------------------------------------------------------------------------------

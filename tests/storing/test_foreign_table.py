@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +14,17 @@ import pytest
 from db.connection import database_name
 from db.order import PRIVILEGES
 from simulator import Simulator
-from tools.job import OLD_QR, STORED, Connection, Job, install, read_qr, value_of
+from tools.job import (
+    OLD_QR,
+    STORED,
+    Connection,
+    Job,
+    install,
+    read_qr,
+    refusal,
+    value_of,
+    wait_until,
+)
 
 REFUSED = {"success": False, "qr_updated": False, "error": "Database update failed"}
 CHANGED = {"success": True, "qr_updated": False, "error": "Instance changed during the run"}
@@ -259,11 +269,9 @@ def test_a_row_that_changes_over_there_meanwhile_is_left_alone(
     job.add("shop")
     job.add("bakery")
     simulator.latency = 0.5
-    started = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(job.run)
-        while not simulator.requests:
-            started.wait(0.01)
+        wait_until(lambda: simulator.requests, "the run waits for Evolution API")
         job.far.execute("update wa_accounts set status = 'open' where name = 'shop'")
         results = by_name(running.result(30))
     assert results == {"shop": CHANGED, "bakery": STORED}
@@ -278,3 +286,109 @@ def test_a_server_that_is_away_is_said_and_is_found_again(job: FarJob) -> None:
     job.connection.execute(f"alter server far options (set port '{port[5:]}')".encode())
     assert job.run()["refreshed"] == 1
     assert job.is_current("shop")
+
+
+# --- what goes wrong on the way -------------------------------------------------------------------
+
+
+def test_a_statement_that_hangs_over_there_can_be_cancelled_and_has_an_end(job: FarJob) -> None:
+    """A trigger that waits for something: the other server ends it, or whoever asks here."""
+    job.add("shop")
+    job.far.execute(
+        "create function wait() returns trigger language plpgsql as $$ begin"
+        " perform pg_sleep(60); return new; end $$;"
+        "create trigger wait before update on wa_accounts for each row execute function wait()"
+    )
+    job.connection.execute("set statement_timeout = '1s'")
+    begun_at = time.monotonic()
+    assert refusal(job.connection, "select refresh_qr_codes()").sqlstate == "57014"
+    assert time.monotonic() - begun_at < 5
+    job.connection.execute("reset statement_timeout")
+    job.connection.execute("alter server far options (set options '-c statement_timeout=500ms')")
+    assert by_name(job.run()) == {"shop": REFUSED}
+    assert time.monotonic() - begun_at < 15
+    job.far.execute("drop trigger wait on wa_accounts")
+    assert by_name(job.run()) == {"shop": STORED}
+
+
+def test_a_row_that_hangs_over_there_does_not_cost_the_others_for_long(job: FarJob) -> None:
+    """It takes all the time there is; whoever stood in a statement with it is tried before it."""
+    others = [f"other-{number}" for number in range(5)]
+    for name in ("hanging", *others):
+        job.add(name)
+    job.far.execute(
+        "create function wait() returns trigger language plpgsql as $$ begin"
+        " if new.name = 'hanging' then perform pg_sleep(60); end if; return new; end $$;"
+        "create trigger wait before update on wa_accounts for each row execute function wait()"
+    )
+    job.connection.execute("alter server far options (set options '-c statement_timeout=1500ms')")
+    stored: set[object] = set()
+    for _ in range(20):
+        results = by_name(job.run())
+        stored |= {name for name, result in results.items() if result == STORED}
+        if stored == set(others):
+            break
+    assert stored == set(others)
+    # From then on they have nothing to do with it.
+    results = by_name(job.run())
+    assert results.pop("hanging") == REFUSED
+    assert results == dict.fromkeys(others, STORED)
+
+
+def test_a_read_that_hangs_over_there_is_said_and_has_an_end(job: FarJob) -> None:
+    job.add("shop")
+    job.connection.execute("alter server far options (set options '-c statement_timeout=500ms')")
+    with psycopg.connect(job.far.info.dsn, password=job.far.info.password) as application:
+        application.execute("lock table wa_accounts")
+        assert job.run() == {"success": False, "error": "Error fetching instances"}
+        tick = "select (qr_refresh.live_tick(1, 1, null) ->> 'failed_ticks')::integer"
+        assert job.value(tick) == 1
+        # Here it is somebody's wish.
+        job.connection.execute("set statement_timeout = '200ms'")
+        for statement in ("select refresh_qr_codes()", "select qr_refresh.live_tick(1, 1, null)"):
+            assert refusal(job.connection, statement).sqlstate == "57014"
+        job.connection.execute("reset statement_timeout")
+    assert by_name(job.run()) == {"shop": STORED}
+
+
+def test_a_connection_that_is_lost_loses_nothing_and_is_made_again(
+    job: FarJob, simulator: Simulator
+) -> None:
+    for name in ("shop", "bakery"):
+        job.add(name, qr_code=OLD_QR)
+    simulator.latency = 0.5
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(refusal, job.connection, "select refresh_qr_codes()")
+        wait_until(lambda: simulator.requests, "the run waits for Evolution API")
+        ended = job.far.execute(
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = %s",
+            (f"app_of_{job.far.info.dbname}",),
+        ).fetchone()
+        assert ended is not None and ended[0] > 0
+        # What cannot be stored over there is not remembered here either.
+        assert str(running.result(30).sqlstate).startswith("08")
+    assert {job.picture(name) for name in ("shop", "bakery")} == {OLD_QR}
+    assert job.value("select count(*) from qr_refresh.instance_state") == 0
+    assert by_name(job.run()) == {"shop": STORED, "bakery": STORED}
+
+
+def test_a_transaction_that_is_rolled_back_here_stores_nothing_there(job: FarJob) -> None:
+    job.add("shop")
+    with job.connection.transaction(force_rollback=True):
+        assert job.run()["refreshed"] == 1
+    assert job.picture("shop") is None
+
+
+def test_many_rows_that_stay_locked_do_not_hold_up_the_others(job: FarJob) -> None:
+    """Those that were refused the last time are in a statement of their own."""
+    for number in range(30):
+        job.add(f"locked-{number}")
+        job.add(f"free-{number}")
+    with psycopg.connect(job.far.info.dsn, password=job.far.info.password) as application:
+        application.execute("select from wa_accounts where name ~ 'locked' for update")
+        job.run()
+        job.far.execute("update wa_accounts set qr = null where name ~ 'free'")
+        results = by_name(job.run())
+    assert {name for name, result in results.items() if result == STORED} == {
+        f"free-{number}" for number in range(30)
+    }

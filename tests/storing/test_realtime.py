@@ -15,6 +15,7 @@ import pytest
 from db.order import ROOT
 from simulator import Simulator, error_answer
 from tests.deploy.installation import migrated, run_dist
+from tests.storing.test_foreign_table import far_job
 from tools.engines import Server, start_postgres
 from tools.job import Connection, Job, install, read_qr
 
@@ -284,6 +285,35 @@ def test_elsewhere_the_command_of_the_readme_lets_subscribers_see_the_table(
     assert [change.columns["instance_name"] for change in wal2json(job.connection, slot)] == [
         "shop"
     ]
+
+
+def test_over_there_each_new_qr_code_arrives_whole_and_no_other_write(
+    decoding_server: Server, simulator: Simulator
+) -> None:
+    """The table is a foreign one: what Realtime sees is in the other server's WAL."""
+    names = [f"decoded_{next(_numbers)}" for _ in range(2)]
+    with psycopg.connect(decoding_server.dsn(), autocommit=True) as admin:
+        for name in names:
+            admin.execute(f"create database {name} template template0".encode())
+    here, there = map(decoding_server.dsn, names)
+    install(here)
+    with far_job("a foreign table", here, there, simulator) as job:
+        job.add("shop")
+        job.tick()
+        slot = f"slot_{next(_numbers)}"
+        job.far.execute("select pg_create_logical_replication_slot(%s, 'test_decoding')", (slot,))
+        try:
+            job.connection.execute("update qr_refresh.instance_state set next_attempt_at = now()")
+            assert job.tick() == ["shop"]
+            assert test_decoding(job.far, slot) == []
+            job.let_time_pass(46)
+            assert job.tick() == ["shop"]
+            (change,) = test_decoding(job.far, slot)
+            assert (change.action, change.table) == ("U", "public.wa_accounts")
+            assert read_qr(change.columns["qr"]) == simulator.current_code("shop")
+            assert change.columns["qr_at"] is not None
+        finally:
+            job.far.execute("select pg_drop_replication_slot(%s)", (slot,))
 
 
 # --- how the table joins --------------------------------------------------------------------------

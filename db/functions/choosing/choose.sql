@@ -13,6 +13,7 @@ declare
     instances bytea [];
     names text [];
     attempts qr_refresh.attempt [];
+    context text;
 begin
     if not only_due then
         perform qr_refresh.log('Starting QR code refresh cycle...', 'cycle');
@@ -82,6 +83,13 @@ begin
         from unnest(attempts) as a;
     end if;
     return query select * from unnest(attempts);
+exception when query_canceled then
+    get stacked diagnostics context = pg_exception_context;
+    if qr_refresh.was_cancelled_there(context) then
+        raise exception using
+            errcode = 'fdw_error', message = 'the other server has not answered in time';
+    end if;
+    raise;
 end
 $$;
 

@@ -22,6 +22,15 @@ begin
     into publishing, private_tables
     from pg_publication_tables as t;
 
+    if qr_refresh.rows_are_foreign() then
+        return query select
+            'table is published for Realtime',
+            null::boolean,
+            'the rows are in another database, and cannot be published here',
+            'Over there: ALTER PUBLICATION supabase_realtime ADD TABLE ...; '
+            'LISTEN qr_refresh is for sessions of this database';
+        return;
+    end if;
     return query select
         'table is published for Realtime',
         case when publishing is not null then true when has_realtime then false end,

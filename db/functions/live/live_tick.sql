@@ -25,6 +25,7 @@ declare
     failed integer := coalesce((progress ->> 'failed')::integer, 0);
     next_due_at timestamptz;
     is_mine boolean;
+    context text;
     tick record;
 begin
     perform qr_refresh.check_writable();
@@ -100,8 +101,12 @@ begin
             select count(*) from unnest(tick.results) as r (result)
             where not (r.result ->> 'success')::boolean
         );
-    exception when others or assert_failure then
-        -- Not the error's text, which may quote a row. A cancel is not among `others`.
+    exception when others or assert_failure or query_canceled then
+        get stacked diagnostics context = pg_exception_context;
+        if sqlstate = '57014' and not qr_refresh.was_cancelled_there(context) then
+            raise;
+        end if;
+        -- Not the error's text, which may quote a row.
         perform qr_refresh.log(format('Live mode: a tick failed (SQLSTATE %s)', sqlstate), null);
         failed_ticks := failed_ticks + 1;
         perform qr_refresh.ask(null, 0, 0);

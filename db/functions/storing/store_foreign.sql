@@ -37,10 +37,13 @@ begin
             and (a.outcome is distinct from 'connected' or connected_status is null)
     );
 
-    -- Last, those that were refused the last time: nobody else is in a statement with them.
+    -- Last, and each alone, those that were refused the last time. One of them may take all of the
+    -- time, and the others did nothing but stand in a statement with it: so it is another one's
+    -- turn the next time.
     for batch in
         select
-            array_agg(n.attempt order by n.number) as attempts,
+            array_agg(n.attempt) as attempts,
+            n.is_suspect,
             case when n.outcome = 'connected' then connected_status end as connected_status
         from (
             select
@@ -49,6 +52,7 @@ begin
                 s.outcome is not distinct from 'update_failed' as is_suspect,
                 row_number() over (
                     partition by a.outcome, s.outcome is not distinct from 'update_failed'
+                    order by random()
                 ) as number
             from unnest(attempts) as a
             left join qr_refresh.instance_state as s on a.instance = s.instance
@@ -56,20 +60,27 @@ begin
                 (a.outcome = 'qr_code' and a.instance <> all(unchanged))
                 or (a.outcome = 'connected' and connected_status is not null)
         ) as n
-        group by n.is_suspect, n.outcome, (n.number - 1) / most
-        order by n.is_suspect
+        group by
+            n.is_suspect, n.outcome, case when n.is_suspect then n.number else (n.number - 1) / most end
+        order by n.is_suspect, min(n.number)
     loop
-        stored := stored || qr_refresh.write_foreign(
-            batch.attempts, stored_at, batch.connected_status, gives_up_at
-        );
+        if batch.is_suspect and clock_timestamp() > gives_up_at then
+            stored := stored || qr_refresh.came_to(
+                batch.attempts[1], 'update_failed', 'SQLSTATE 55P03'
+            );
+        else
+            stored := stored || qr_refresh.write_foreign(
+                batch.attempts, stored_at, batch.connected_status, gives_up_at
+            );
+        end if;
     end loop;
     return stored;
 end
 $$;
 
 comment on function qr_refresh.store_foreign(qr_refresh.attempt[], timestamptz, boolean, text, double precision) is
-'Writes what attempts have brought into a foreign table. Locks and SKIP LOCKED do not reach the other server: how long a statement waits there for a row is for the lock_timeout of the '
-'foreign server to say.
+'Writes what attempts have brought into a foreign table. Locks and SKIP LOCKED do not reach the other server: how long a statement waits there for a row is for the lock_timeout '
+'and statement_timeout of the foreign server to say.
 attempts: as qr_refresh.ask() returns them. stored_at: the value for last_qr_update. only_changed: true leaves rows alone that hold the QR code already. connected_status: as in qr_refresh.settings. '
 'patience: for how many seconds, and one more, those are tried singly that were refused together.
 Returns the attempts, in any order, with the outcomes of qr_refresh.store().

@@ -29,12 +29,7 @@ declare
             from unnest(attempts) as a
         )
     end;
-    half constant integer := cardinality(attempts) / 2;
-    written bytea [];
-    there bytea [];
-    rest qr_refresh.attempt [];
-begin
-    execute format(
+    command constant text := format(
         'with written as ('
         ' update public.evolution_instances as e set %s, last_qr_update = %L where %s'
         ' returning e.evolution_server, e.instance_name, e.instance_token)'
@@ -43,7 +38,14 @@ begin
         change,
         stored_at,
         qr_refresh.foreign_condition(attempts)
-    ) into written;
+    );
+    half constant integer := cardinality(attempts) / 2;
+    written bytea [];
+    there bytea [];
+    rest qr_refresh.attempt [];
+    context text;
+begin
+    execute command into written;
     rest := array(select a from unnest(attempts) as a where a.instance = any(written) is not true);
     if cardinality(rest) > 0 then
         there := qr_refresh.find_foreign(rest);
@@ -60,7 +62,11 @@ begin
         end
         from unnest(attempts) as a
     );
-exception when others or assert_failure then
+exception when others or assert_failure or query_canceled then
+    get stacked diagnostics context = pg_exception_context;
+    if sqlstate = '57014' and not qr_refresh.was_cancelled_there(replace(context, command, '')) then
+        raise;
+    end if;
     -- Over there the transaction sees what was there when it began.
     if half = 0 and sqlstate = '40001' then
         return array[qr_refresh.came_to(attempts[1], 'changed')];
