@@ -80,6 +80,26 @@ def test_where_the_postmaster_is_process_1_a_run_takes_its_client_along(job: Job
         assert clients(job.connection, job.connection.info.backend_pid) == []
 
 
+def test_more_answers_are_taken_at_once_than_the_pipe_holds(job: Job) -> None:
+    """A tick that commits slowly, as beside a far database, would else take five at a time."""
+    names = [f"shop-{number}" for number in range(60)]
+    for name in names:
+        job.simulator.add_instance(name, "a-token")
+    job.set(max_concurrency=60)
+    attempts = (
+        "select count(*) from qr_refresh.ask(array(select ("
+        " sha256(n::bytea), n, null, 'a-token', %s, true, false, now(), null, null, null, null,"
+        " null, null, null)::qr_refresh.attempt from unnest(%s::text[]) as n), 60, 0)"
+    )
+    taken = [job.value(attempts, job.simulator.base_url, names)]
+    more = "select count(*) from qr_refresh.ask('{}', 60, 0)"
+    while sum(taken) < len(names):
+        # Two requests each. Whoever has answered waits for the pipe.
+        wait_until(lambda: job.simulator.total_requests >= len(names), "half of them have answered")
+        taken.append(job.value(more))
+    assert max(taken) > 10, taken
+
+
 def test_another_program_reaches_open_sessions(job: Job, connect: Callable[[], Connection]) -> None:
     if is_process_1(job.connection):
         pytest.skip("where the postmaster is process 1 a run ends its client: PG=local keeps it")

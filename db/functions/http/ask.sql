@@ -19,6 +19,7 @@ as $python$
 
     tick = 0.05  # seconds until a cancel is noticed
     gathering = 0.01  # seconds in which more answers are taken, once the first has come
+    longest_gathering = 0.05  # a pipe holds five pictures, and the client fills it again
     most_answers = 100  # at a time: PL/Python holds several copies of what it hands over
     grace = 2.0  # seconds for a client to tell that it is time
     most_late = 16  # threads that a client has left behind before another takes its place
@@ -128,7 +129,9 @@ as $python$
     def converse(until: float) -> None:
         """Hands over and takes, until answers have come or it is time."""
         while busy := [c for c in clients if c["under_way"]]:
-            ends_at = until if not answered else min(until, time.monotonic() + gathering)
+            ends_at = until
+            if answered:
+                ends_at = min(until + longest_gathering, time.monotonic() + gathering)
             outputs = {c["process"].stdout.fileno(): c for c in busy}
             inputs = {c["process"].stdin.fileno(): c for c in busy if c["outgoing"]}
             wait = max(0.0, min(tick, ends_at - time.monotonic()))
@@ -146,7 +149,8 @@ as $python$
                 if time.monotonic() > client["ends_at"]:
                     give_up(client, {"outcome": "timeout", "error": None})
             is_quiet = bool(answered) and not readable
-            if is_quiet or len(answered) >= most_answers or time.monotonic() >= until:
+            is_time = time.monotonic() >= until + (longest_gathering if answered else 0)
+            if is_quiet or len(answered) >= most_answers or is_time:
                 break
 
     is_whole = False
