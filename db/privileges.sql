@@ -37,6 +37,22 @@ begin
         execute statement;
     end loop;
 
+    -- Another server that takes what is sent, and never answers, would keep a job of pg_cron for ever.
+    if qr_refresh.rows_are_foreign() and not exists (
+        select
+        from pg_catalog.pg_db_role_setting as s
+        inner join pg_catalog.pg_database as d on s.setdatabase = d.oid
+        where
+            d.datname = current_database()
+            and s.setrole = 'qr_refresher'::regrole
+            and array_to_string(s.setconfig, ' ') ~ 'statement_timeout='
+    ) then
+        execute format(
+            'alter role qr_refresher in database %I set statement_timeout = ''90s''',
+            current_database()
+        );
+    end if;
+
     for statement in
         with listed (objects, privileges, roles) as (
             values

@@ -87,6 +87,9 @@ begin
     end if;
     execute 'revoke usage on schema public from qr_refresher';
     execute format('revoke connect on database %I from qr_refresher', current_database());
+    execute format(
+        'alter role qr_refresher in database %I reset statement_timeout', current_database()
+    );
 exception when undefined_object then
     null;
 end

@@ -116,6 +116,13 @@ def test_what_it_lacks_is_said_ready_to_run_and_then_it_works(
     assert "evolution_instances is public.wa_accounts of the application's database" in output
     assert PASSWORD not in output + migrated(empty_database)
 
+    bound = (
+        "select array_agg(c) from pg_db_role_setting as s, unnest(s.setconfig) as c"
+        " where s.setrole = 'qr_refresher'::regrole"
+        " and s.setdatabase = (select oid from pg_database where datname = current_database())"
+    )
+    with psycopg.connect(empty_database) as here:
+        assert value_of(here, bound) == ["statement_timeout=90s"]
     report = run_of(empty_database, simulator)
     assert report["refreshed"] == 1, report
     row = application.owner.execute(
@@ -126,6 +133,11 @@ def test_what_it_lacks_is_said_ready_to_run_and_then_it_works(
         found = findings(here)
         for check in ("table evolution_instances", "view can be written", "connecting instances"):
             assert found[check]["ok"] is True, found[check]
+    made("uninstall", empty_database)
+    with psycopg.connect(empty_database) as here:
+        assert value_of(
+            here, "select count(*) from pg_roles where rolname = 'qr_refresher'"
+        ) == 0 or (value_of(here, bound) is None)
 
 
 @pytest.mark.parametrize("type_", ["text", "state_of_app"])

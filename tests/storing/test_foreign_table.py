@@ -14,6 +14,8 @@ import pytest
 from db.connection import database_name
 from db.order import PRIVILEGES
 from simulator import Simulator
+from simulator.picture import data_url
+from tools.engines import Server
 from tools.job import (
     OLD_QR,
     STORED,
@@ -209,6 +211,24 @@ def test_a_row_that_is_refused_over_there_costs_itself_alone(job: FarJob) -> Non
     results = by_name(job.run())
     assert results == {"checked": REFUSED, "raising": REFUSED, "ignored": REFUSED, "shop": STORED}
     assert job.is_current("shop")
+
+
+def test_no_token_and_no_picture_gets_into_the_log_over_there(job: FarJob, server: Server) -> None:
+    """A statement that is refused is in the log of its server, which others may read."""
+    for name in ("locked", "shop"):
+        job.add(name)
+    job.run()
+    with psycopg.connect(job.far.info.dsn, password=job.far.info.password) as application:
+        application.execute("select from wa_accounts where name = 'locked' for update")
+        job.simulator.clock.advance(46)
+        assert by_name(job.run())["locked"] == REFUSED
+    wait_until(lambda: "UPDATE public.wa_accounts" in server.log_text(), "it is in the log")
+    log = server.log_text()
+    assert job.is_current("shop")
+    for picture in (job.picture("shop"), data_url(job.simulator.current_code("locked") or "")):
+        assert picture is not None and picture[-200:-100] not in log
+    lines = [line for line in log.splitlines() if "wa_accounts" in line]
+    assert not [line for line in lines if "token-of-" in line and "insert into" not in line]
 
 
 def test_no_row_over_there_is_locked_that_is_not_written(job: FarJob) -> None:

@@ -9,12 +9,23 @@ as $$
 declare
     found bytea [];
 begin
-    execute format(
-        'select array_agg(qr_refresh.instance_key('
-        ' e.evolution_server::text, e.instance_name::text, e.instance_token::text))'
-        ' from public.evolution_instances as e where %s',
-        qr_refresh.foreign_condition(attempts, with_qr_code)
-    ) into found;
+    execute (
+        select format(
+            'with asked as materialized ('
+            ' select a.* from unnest($1) with ordinality as a'
+            ') select array_agg(qr_refresh.instance_key('
+            ' e.evolution_server::text, e.instance_name::text, e.instance_token::text))'
+            ' from public.evolution_instances as e where e.instance_status = %L and (%s)',
+            'connecting',
+            string_agg(
+                qr_refresh.foreign_condition(
+                    attempts[a.ordinality], a.ordinality, with_qr_code
+                ),
+                ' or '
+            )
+        )
+        from unnest(attempts) with ordinality as a
+    ) into found using attempts;
     return coalesce(found, '{}');
 end
 $$;

@@ -1,29 +1,29 @@
--- qr_refresh.foreign_condition(): the rows of these attempts, in words that another server takes.
+-- qr_refresh.foreign_condition(): the row of an attempt, in words that another server takes.
 create or replace function qr_refresh.foreign_condition(
-    attempts qr_refresh.attempt[], with_qr_code boolean default false
+    attempt qr_refresh.attempt, number bigint, with_qr_code boolean default false
 )
 returns text
 language sql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
 as $$
-    select format('e.instance_status = %L and (%s)', 'connecting', string_agg(k.condition, ' or '))
-    from unnest(attempts) as a
-    cross join lateral (
-        select concat_ws(
-            ' and ',
-            format('e.instance_name = %L and e.instance_token = %L', a.instance_name, a.instance_token),
-            case
-                when a.evolution_server is null then 'e.evolution_server is null'
-                else format('e.evolution_server = %L', a.evolution_server)
-            end,
-            -- In the place of the picture, which would be sent there and back.
-            case when with_qr_code then format('md5(e.qr_code) = %L', md5(a.qr_code)) end
-        ) as condition
-    ) as k
+    select format(
+        'e.instance_name = %s and e.instance_token = %s and e.evolution_server %s',
+        replace(v.value, 'X', 'instance_name'),
+        replace(v.value, 'X', 'instance_token'),
+        case
+            when attempt.evolution_server is null then 'is null'
+            else '= ' || replace(v.value, 'X', 'evolution_server')
+        end
+    )
+    -- In the place of the picture, which would be sent there and back.
+    || case when with_qr_code then format(' and md5(e.qr_code) = %L', md5(attempt.qr_code)) else '' end
+    from (
+        select format('(select a.X from asked as a where a.ordinality = %s)', number) as value
+    ) as v
 $$;
 
-comment on function qr_refresh.foreign_condition(qr_refresh.attempt[], boolean) is
-'The condition of a query on evolution_instances AS e: still connecting, and one of these instances. It has literals alone, because only such a query is done by postgres_fdw '
-'on the other server as a whole.
-attempts: at least one; only those that have a name and a token. with_qr_code: also, the row holds the QR code of the attempt already.
-Returns the condition, with tokens in it: it must not get into a log. Private.';
+comment on function qr_refresh.foreign_condition(qr_refresh.attempt, bigint, boolean) is
+'The condition of a query on evolution_instances AS e for the row of one attempt. Its values are subqueries of asked, which postgres_fdw sends as parameters: as literals, tokens and pictures '
+'would be in the log of the other server whenever it refuses the statement.
+attempt: one that has a name and a token. number: its ordinality in asked. with_qr_code: also, the row holds the QR code of the attempt already.
+Returns the condition. Private.';

@@ -12,32 +12,39 @@ set search_path = pg_catalog, pg_temp
 set datestyle = 'ISO'
 as $$
 declare
-    -- What qr_code and instance_status become.
-    change constant text := case
-        when connected_status is not null
-            then format('qr_code = null, instance_status = %L', connected_status)
-        else (
-            select
-                'qr_code = case '
-                || string_agg(
-                    format(
-                        'when %s then %L', qr_refresh.foreign_condition(array[a]), a.qr_code
-                    ),
-                    ' '
+    command constant text := (
+        select format(
+            'with asked as materialized ('
+            ' select a.* from unnest($1) with ordinality as a'
+            '), written as ('
+            ' update public.evolution_instances as e set %s, last_qr_update = %L'
+            ' where e.instance_status = %L and (%s)'
+            ' returning e.evolution_server, e.instance_name, e.instance_token'
+            ') select array_agg(qr_refresh.instance_key('
+            ' w.evolution_server::text, w.instance_name::text, w.instance_token::text)) from written as w',
+            case
+                when connected_status is not null
+                    then format('qr_code = null, instance_status = %L', connected_status)
+                else format(
+                    'qr_code = case %s else e.qr_code end',
+                    string_agg(
+                        format(
+                            'when %s then (select a.qr_code from asked as a where a.ordinality = %s)',
+                            c.condition,
+                            a.ordinality
+                        ),
+                        ' '
+                    )
                 )
-                || ' else e.qr_code end'
-            from unnest(attempts) as a
+            end,
+            stored_at,
+            'connecting',
+            string_agg(c.condition, ' or ')
         )
-    end;
-    command constant text := format(
-        'with written as ('
-        ' update public.evolution_instances as e set %s, last_qr_update = %L where %s'
-        ' returning e.evolution_server, e.instance_name, e.instance_token)'
-        ' select array_agg(qr_refresh.instance_key('
-        '  w.evolution_server::text, w.instance_name::text, w.instance_token::text)) from written as w',
-        change,
-        stored_at,
-        qr_refresh.foreign_condition(attempts)
+        from unnest(attempts) with ordinality as a
+        cross join lateral (
+            select qr_refresh.foreign_condition(attempts[a.ordinality], a.ordinality) as condition
+        ) as c
     );
     half constant integer := cardinality(attempts) / 2;
     written bytea [];
@@ -45,7 +52,7 @@ declare
     rest qr_refresh.attempt [];
     context text;
 begin
-    execute command into written;
+    execute command into written using attempts;
     rest := array(select a from unnest(attempts) as a where a.instance = any(written) is not true);
     if cardinality(rest) > 0 then
         there := qr_refresh.find_foreign(rest);
@@ -64,7 +71,7 @@ begin
     );
 exception when others or assert_failure or query_canceled then
     get stacked diagnostics context = pg_exception_context;
-    if sqlstate = '57014' and not qr_refresh.was_cancelled_there(replace(context, command, '')) then
+    if sqlstate = '57014' and not qr_refresh.was_cancelled_there(context) then
         raise;
     end if;
     -- Over there the transaction sees what was there when it began.
