@@ -80,24 +80,36 @@ def test_where_the_postmaster_is_process_1_a_run_takes_its_client_along(job: Job
         assert clients(job.connection, job.connection.info.backend_pid) == []
 
 
+# Answers at once, with pictures of the usual size.
+INSTANT_CLIENT = """
+import json, sys, time
+for line in sys.stdin:
+    answer = {"id": json.loads(line)["id"], "outcome": "qr_code", "error": None, "late": 0}
+    answer |= {"qr_code": "x" * 13000, "reconnected": False, "round_trip": None}
+    sys.stdout.write(json.dumps(answer | {"answered_at": time.time()}) + chr(10))
+    sys.stdout.flush()
+"""
+
+
 def test_more_answers_are_taken_at_once_than_the_pipe_holds(job: Job) -> None:
     """A tick that commits slowly, as beside a far database, would else take five at a time."""
-    names = [f"shop-{number}" for number in range(60)]
-    for name in names:
-        job.simulator.add_instance(name, "a-token")
-    job.set(max_concurrency=60)
-    attempts = (
+    replace_client(job.connection, INSTANT_CLIENT)
+    ask = (
         "select count(*) from qr_refresh.ask(array(select ("
-        " sha256(n::bytea), n, null, 'a-token', %s, true, false, now(), null, null, null, null,"
-        " null, null, null)::qr_refresh.attempt from unnest(%s::text[]) as n), 60, 0)"
+        " sha256(n::text::bytea), n, null, 'a-token', 'http://x', true, false, now(), null, null,"
+        " null, null, null, null, null)::qr_refresh.attempt"
+        " from generate_series(1, %s) as n), 60, 0)"
     )
-    taken = [job.value(attempts, job.simulator.base_url, names)]
-    more = "select count(*) from qr_refresh.ask('{}', 60, 0)"
-    while sum(taken) < len(names):
-        # Two requests each. Whoever has answered waits for the pipe.
-        wait_until(lambda: job.simulator.total_requests >= len(names), "half of them have answered")
-        taken.append(job.value(more))
-    assert max(taken) > 10, taken
+    most = 0
+    # Several times: on a busy machine the client may not be at work when it is asked.
+    for _ in range(50):
+        missing = 60 - job.value(ask, 60)
+        while missing:
+            taken = job.value(ask, 0)
+            most, missing = max(most, taken), missing - taken
+        if most > 10:
+            break
+    assert most > 10
 
 
 def test_another_program_reaches_open_sessions(job: Job, connect: Callable[[], Connection]) -> None:
