@@ -38,6 +38,13 @@ from simulator.instance import (
 )
 from simulator.picture import qr_text
 
+# What 2.3.7 says of itself, but for its addresses.
+GREETING = {
+    "status": 200,
+    "message": "Welcome to the Evolution API, it is working!",
+    "version": "2.3.7",
+    "whatsappWebVersion": "2.3000.1030831524",
+}
 _ROUTE = re.compile(r"/instance/(connect|connectionState)/([^/]+)")
 _KEEP_ALIVE = 5  # seconds, Node's default
 _KEPT_RECORDS = 20_000
@@ -69,6 +76,7 @@ class Simulator:
         base_url: Where it listens, without a slash at the end.
         clock: What QR codes, sleeps and records go by; `clock.advance` makes codes grow old.
         latency: Real seconds to wait before each answer.
+        greeting: What GET / answers.
     """
 
     def __init__(
@@ -88,6 +96,7 @@ class Simulator:
         """Forget all instances, requests and figures; the latency and the clock stay."""
         with self._lock:
             self._instances: dict[str, Instance] = {}
+            self.greeting = dict(GREETING)
             self._whatsapp_reachable = True
             self._requests: deque[RequestRecord] = deque(maxlen=_KEPT_RECORDS)
             self._total = 0
@@ -286,6 +295,8 @@ class Simulator:
         try:
             if self.latency:
                 await asyncio.sleep(self.latency)
+            if path == "/" and request.method == "GET":
+                return _response(request, json_answer(self.greeting))
             if route is None or name is None or request.method != "GET":
                 message = [f"Cannot {request.method} {request.raw_path}"]
                 return _response(request, error_answer(404, "Not Found", message))

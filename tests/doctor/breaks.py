@@ -343,6 +343,7 @@ CRON_BREAKS: list[tuple[str, str, bool | None, str]] = [
 
 TESTED_ELSEWHERE = {
     "Evolution API answers",
+    "Evolution API version",
     "extension pg_cron",
     "pg_cron is loaded",
     "way of pg_cron to connect",

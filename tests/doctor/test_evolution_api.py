@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from simulator import Answer, Trouble, json_answer
+from simulator.server import GREETING
 from tests.doctor.findings import findings
 from tools.backend import refusing_port
 from tools.engines import Server
@@ -114,3 +115,28 @@ def test_a_hanging_server_costs_the_doctor_no_more_than_request_timeout(
     found = findings(patient.connection)["Evolution API answers"]
     assert found["ok"] is False
     assert found["detail"].startswith("Request timeout after ")
+
+
+@pytest.mark.parametrize(
+    ("greeting", "ok", "detail"),
+    [
+        ({}, True, "2.3.7, WhatsApp Web 2.3000.1030831524; "),
+        ({"version": "1.8.6", "whatsappWebVersion": None}, True, "1.8.6; "),
+        # Those that loop before the first QR code.
+        ({"version": "2.2.3"}, False, "2.2.3, WhatsApp Web 2.3000.1030831524; "),
+        ({"version": "<b>", "whatsappWebVersion": 7}, None, "GET / has none; "),
+        ({"error": "no"}, None, "GET / does not tell it; "),
+    ],
+)
+def test_its_version_is_told_and_what_is_known_of_it(
+    patient: Job, greeting: dict[str, Any], ok: bool | None, detail: str
+) -> None:
+    patient.simulator.greeting |= greeting
+    try:
+        found = findings(patient.connection)["Evolution API version"]
+        asked = [r for r in patient.simulator.requests if r.path == "/"]
+    finally:
+        patient.simulator.greeting = dict(GREETING)
+    assert (found["ok"], found["detail"].startswith(detail)) == (ok, True), found
+    assert (found["fix"] is None) is (ok is True)
+    assert asked and not any("token-of" in str(request.headers) for request in asked)

@@ -87,7 +87,11 @@ exception when query_canceled then
     get stacked diagnostics context = pg_exception_context;
     if qr_refresh.was_cancelled_there(context) then
         raise exception using
-            errcode = 'fdw_error', message = 'the other server has not answered in time';
+            errcode = 'QR017',
+            message = 'the other server has not answered in time',
+            detail = 'Its statement_timeout has ended a query on evolution_instances.',
+            hint = 'Is its table locked, or does it lack an index? Else give it more time: '
+                'ALTER SERVER ... OPTIONS (SET options ''-c statement_timeout=...'');';
     end if;
     raise;
 end
@@ -98,4 +102,4 @@ comment on function qr_refresh.choose(text, boolean) is
 instance_name: this instance only; NULL for all that are connecting. only_due: only those whose time has come.
 Returns the attempts, least recently attempted first; see qr_refresh.attempts_for(). Those at which another session works come last and have the outcome changed; where instance_name is given '
 'it is asked nevertheless, but not connected in state close. At the end are rows whose name or token is too long, as failed.
-Private.';
+Errors: QR017 the rows are on another server, which has not answered in time. Private.';

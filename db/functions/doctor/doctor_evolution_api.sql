@@ -55,7 +55,11 @@ begin
         -- Any answer about an instance that does not exist shows that the server is there; one that
         -- exists may hang.
         inner join lateral (
-            values (null, 'none'), (instance.instance_name, instance.instance_token)
+            values
+            (null, 'none'),
+            -- GET / needs no token, and gets none.
+            ('', ''),
+            (instance.instance_name, instance.instance_token)
         ) as probe (name, token) on probe.name is not null or probe.token = 'none'
         -- The state is asked first; connect is called only on state connecting, where it opens nothing.
         cross join lateral qr_refresh.ask(
@@ -109,10 +113,26 @@ begin
         '401: correct instance_token. 404: it is not on this server; delete the row or create the '
         'instance. Others: docs/operations.md'
     from judged as j
-    where j.known_name is not null;
+    where j.known_name <> ''
+    union all
+    select
+        format('Evolution API%s version', j.of_server),
+        case
+            when j.outcome <> 'no_qr_code' then null
+            when j.error ~ '^2\.[12]\.' then false
+            when j.error is not null then true
+        end,
+        case
+            when j.outcome <> 'no_qr_code' then 'GET / does not tell it'
+            else coalesce(j.error, 'GET / has none')
+        end || '; the newest stable one was 2.3.7 when this was released',
+        '2.1 and 2.2 may never get a first QR code: the image evoapicloud/evolution-api:v2.3.7 does '
+        '(atendai/evolution-api is abandoned). docs/operations.md, No QR code at all'
+    from judged as j
+    where j.known_name = '';
 end
 $$;
 
 comment on function qr_refresh.doctor_evolution_api() is
-'Part of qr_refresh.doctor(), which describes the columns: the URL in force, and one call to each Evolution server.
+'Part of qr_refresh.doctor(), which describes the columns: the URL in force, and what each Evolution server answers.
 Raises nothing of its own. Private.';

@@ -31,6 +31,7 @@ import http.client
 import json
 import os
 import queue
+import re
 import resource
 import select
 import socket
@@ -122,6 +123,21 @@ def read_state(status: int, body: bytes) -> str | None:
     if not isinstance(answer, dict):
         raise FailedError("answer is not a JSON object")
     return state_of(answer)
+
+
+def read_version(status: int, body: bytes) -> str | None:
+    """Return what GET / says: Evolution's version, and that of WhatsApp Web; None: nothing.
+
+    Raises:
+        FailedError: it is no such answer.
+    """
+    answer = parse(status, body)
+    versions = []
+    for name, words in (("version", ""), ("whatsappWebVersion", "WhatsApp Web ")):
+        found = answer.get(name) if isinstance(answer, dict) else None
+        if isinstance(found, str) and re.fullmatch(r"[\w.+-]{1,40}", found):
+            versions.append(words + found)
+    return ", ".join(versions) or None
 
 
 def read_qr_code(status: int, body: bytes) -> tuple[str, str | None]:
@@ -280,6 +296,8 @@ class Connections:
         connect is harmless in state connecting only, so the state is asked for just before it.
         """
         try:
+            if not call.instance_name:  # the server itself is asked about
+                return {"outcome": "no_qr_code", "error": read_version(*self.get(call, ""))}
             begun_at = time.monotonic()
             state = read_state(*self.get(call, "connectionState"))
             call.round_trip = time.monotonic() - begun_at
@@ -326,7 +344,8 @@ class Connections:
             self.session.close()
             self.context = tls_context(call.ca_file)
             self.session = new_session(self.context)
-        url = f"{call.base_url}/instance/{route}/{quote(call.instance_name, safe='')}"
+        name = quote(call.instance_name, safe="")
+        url = f"{call.base_url}/instance/{route}/{name}" if name else f"{call.base_url}/"
         headers = HEADERS | {"apikey": call.instance_token}
         # Not session.get(): it merges settings for a third of its time, and there are none.
         request = requests.Request("GET", url, headers).prepare()
