@@ -42,10 +42,6 @@ demo: $(if $(filter url,$(PG)),url-for-demo) $(VENV)/demo packages-engine ## sho
 migrate: url-for-migrate $(VENV)/operate ## install the job into a database, or upgrade it: DATABASE_URL=postgresql://...
 	@$(VENV)/bin/python -m db.deploy migrate
 
-.PHONY: foreign-table
-foreign-table: url-for-foreign-table $(VENV)/operate ## where the rows are in another, managed database: make evolution_instances of them; APPLICATION_DATABASE_URL=...
-	@$(VENV)/bin/python -m db.foreign_table create
-
 .PHONY: doctor
 doctor: url-for-doctor $(VENV)/operate ## check everything that can keep QR codes from being fresh: DATABASE_URL=postgresql://...
 	@$(VENV)/bin/python -m db.doctor
@@ -53,6 +49,10 @@ doctor: url-for-doctor $(VENV)/operate ## check everything that can keep QR code
 .PHONY: watch
 watch: url-for-watch $(VENV)/operate ## show the connecting instances and alerts, live until Ctrl-C: DATABASE_URL=postgresql://...
 	@$(VENV)/bin/python -m db.watch
+
+.PHONY: foreign-table
+foreign-table: url-for-foreign-table $(VENV)/operate ## where the rows are in another, managed database: make evolution_instances of them; APPLICATION_DATABASE_URL=...
+	@$(VENV)/bin/python -m db.foreign_table create
 
 .PHONY: demo-live
 demo-live: $(VENV)/demo packages-engine ## show the QR codes in a browser as the job keeps them fresh, until Ctrl-C

@@ -24,10 +24,10 @@ def test_what_failed_together_does_not_come_back_together(job: Job) -> None:
     for number in range(10):
         job.add(f"shop {number}").answer_with = error_answer(502, "Bad Gateway", "no upstream")
     assert len(job.tick()) == 10
-    # From the answer of each: how far apart the answers come is not the job's.
+    # With the time that the answers took, which is not the job's.
     wait = "extract(epoch from next_attempt_at - attempted_at)::float8"
     spread = f"select max({wait}) - min({wait}) from qr_refresh.instance_state"
-    assert 0.02 < job.value(spread) <= 0.2
+    assert 0.02 < job.value(spread) <= 0.9
 
 
 WAIT = "select extract(epoch from next_attempt_at - answered_at)::float8"
