@@ -76,8 +76,16 @@ foreign_table() {
 
 # Waits until the application's database has what the job needs, and says what that is whenever it is something else.
 wait_for_application_database() {
-    local said=
-    until said=$(foreign_table look 2>&1); do
+    local said status
+    while true; do
+        status=0
+        said=$(foreign_table look 2>&1) || status=$?
+        # 3: something is lacking over there. Anything else is for whoever sets the variables.
+        [ "$status" = 0 ] && break
+        if [ "$status" != 3 ]; then
+            printf '%s\n' "$said" >&2
+            exit 1
+        fi
         if [ "$stopping" = true ]; then
             exit 0
         fi

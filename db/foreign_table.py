@@ -4,8 +4,8 @@
     python -m db.foreign_table create    makes server, user mapping, foreign table and view
 
 The application's database, such as a managed one, needs nothing of ours but two columns and a role
-that reads and writes them. `create` works in the database of DATABASE_URL, before `make migrate`
-or after it, and may be run again: what is named otherwise then is followed.
+that reads and writes them. `create` works in the database of DATABASE_URL, before `make migrate`,
+and may be run again: what is named otherwise then is followed.
 
 The environment, because everybody on a machine can see the arguments of its processes:
 
@@ -25,7 +25,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import LiteralString
 
 import psycopg
 from psycopg import sql
@@ -75,7 +74,7 @@ SERVER_OPTIONS: Mapping[str, str] = {
     # A thousand rows at a time, not 100: each time is a round trip.
     "fetch_size": "1000",
 }
-NO = "false"
+NO = "false"  # as postgres_fdw spells it
 OF_THE_USER = ("user", "password", "sslcert", "sslkey", "sslpassword")
 
 
@@ -95,14 +94,17 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """The table of the application: its schema, its name, and a name and type for each column."""
+    """The table of the application: its schema, its name, and a name and type for each column.
+
+    `words` are those of its status, with the number of rows among the first 10,000.
+    """
 
     schema: str
     name: str
     columns: Mapping[str, tuple[str, str]]
     is_enum: bool
     is_pooled: bool
-    words: str
+    words: Mapping[str, int]
 
 
 def read_environment(environment: Mapping[str, str]) -> Wanted:
@@ -188,7 +190,11 @@ def _look(there: psycopg.Connection, wanted: Wanted) -> Found:
     to_run = _missing_columns(there, wanted, columns, present, table, kind)
 
     if not may_use_schema:
-        to_run.append(_sql(there, "GRANT USAGE ON SCHEMA {} TO {};", schema, role))
+        to_run.append(
+            sql.SQL("GRANT USAGE ON SCHEMA {} TO {};")
+            .format(sql.Identifier(schema), sql.Identifier(role))
+            .as_string(there)
+        )
     for privilege, index, names in (("SELECT", 2, SPELLINGS), ("UPDATE", 3, WRITTEN)):
         lacking = [
             theirs
@@ -218,12 +224,13 @@ def _look(there: psycopg.Connection, wanted: Wanted) -> Found:
     status = found["instance_status"][0]
     counted = there.execute(
         sql.SQL(
-            "select left({0}::text, 40), count(*) from {1} group by 1 order by 2 desc limit 8"
+            # Of so many rows, because the table may be a large one.
+            "select left({0}::text, 40), count(*) from (select {0} from {1} limit 10000) as t"
+            " group by 1 order by 2 desc limit 20"
         ).format(sql.Identifier(status), table)
     ).fetchall()
-    words = ", ".join(f"{word} ({times})" for word, times in counted)
     is_pooled = backend != there.info.backend_pid
-    return Found(schema, name, found, present[status][1], is_pooled, words)
+    return Found(schema, name, found, present[status][1], is_pooled, dict(counted))
 
 
 def _match(ours: str, wanted: Wanted, present: list[str]) -> str | None:
@@ -296,10 +303,6 @@ def _has_policies(there: psycopg.Connection, oid: int) -> bool:
         (oid,),
     ).fetchone()
     return row == (True,)
-
-
-def _sql(there: psycopg.Connection, statement: LiteralString, *names: str) -> str:
-    return sql.SQL(statement).format(*map(sql.Identifier, names)).as_string(there)
 
 
 def create(url: str, wanted: Wanted, found: Found) -> None:
@@ -447,10 +450,11 @@ def _warnings(wanted: Wanted, found: Found) -> list[str]:
             "  ALTER ROLE ... SET lock_timeout = '10ms';\n"
             "  ALTER ROLE ... SET statement_timeout = '5s';"
         )
-    if found.words and not any(f"{word} (" in found.words for word in wanted.connecting):
+    if found.words and not found.words.keys() & set(wanted.connecting):
+        words = ", ".join(f"{word} ({times})" for word, times in found.words.items())
         warnings.append(
             f"WARNING: no row is {' or '.join(wanted.connecting)} now. The status of the rows is"
-            f" {found.words}. EVOLUTION_CONNECTING says which of these words mean connecting."
+            f" {words}. EVOLUTION_CONNECTING says which of these words mean connecting."
         )
     return warnings
 

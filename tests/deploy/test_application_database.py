@@ -133,6 +133,8 @@ def test_what_it_lacks_is_said_ready_to_run_and_then_it_works(
         found = findings(here)
         for check in ("table evolution_instances", "view can be written", "connecting instances"):
             assert found[check]["ok"] is True, found[check]
+        assert found["state of the job is not published"]["ok"] is True
+        assert "in another database" in found["table is published for Realtime"]["detail"]
     made("uninstall", empty_database)
     with psycopg.connect(empty_database) as here:
         assert value_of(

@@ -412,3 +412,21 @@ def test_many_rows_that_stay_locked_do_not_hold_up_the_others(job: FarJob) -> No
     assert {name for name, result in results.items() if result == STORED} == {
         f"free-{number}" for number in range(30)
     }
+
+
+def test_where_the_rows_are_here_every_cancel_is_obeyed(
+    database: str, simulator: Simulator
+) -> None:
+    """Also where a statement of a trigger has a line in it as postgres_fdw writes one."""
+    with psycopg.connect(database, autocommit=True) as here:
+        local = Job(here, simulator)
+        local.set(evolution_api_base_url=simulator.base_url)
+        here.execute(
+            "create function wait() returns trigger language plpgsql as $$ begin"
+            " perform pg_sleep(60 /*\nnote: SELECT it */); return new; end $$;"
+            "create trigger wait before update on evolution_instances"
+            " for each row execute function wait(); set statement_timeout = '1s'"
+        )
+        local.add("shop")
+        for statement in ("select refresh_qr_codes()", "call qr_refresh.live()"):
+            assert refusal(here, statement).sqlstate == "57014"

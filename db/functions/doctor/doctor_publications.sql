@@ -29,18 +29,18 @@ begin
             'the rows are in another database, and cannot be published here',
             'Over there: ALTER PUBLICATION supabase_realtime ADD TABLE ...; '
             'LISTEN qr_refresh is for sessions of this database';
-        return;
+    else
+        return query select
+            'table is published for Realtime',
+            case when publishing is not null then true when has_realtime then false end,
+            coalesce(publishing, 'evolution_instances is in no publication'),
+            case
+                when has_realtime
+                    then 'ALTER PUBLICATION supabase_realtime ADD TABLE public.evolution_instances;'
+                else 'Only for Supabase Realtime: '
+                    'CREATE PUBLICATION supabase_realtime FOR TABLE public.evolution_instances;'
+            end;
     end if;
-    return query select
-        'table is published for Realtime',
-        case when publishing is not null then true when has_realtime then false end,
-        coalesce(publishing, 'evolution_instances is in no publication'),
-        case
-            when has_realtime
-                then 'ALTER PUBLICATION supabase_realtime ADD TABLE public.evolution_instances;'
-            else 'Only for Supabase Realtime: '
-                'CREATE PUBLICATION supabase_realtime FOR TABLE public.evolution_instances;'
-        end;
     if publishing is not null then
         return query select
             'wal_level',
