@@ -1,13 +1,15 @@
 -- qr_refresh.was_cancelled_there(): whether another server has ended a statement, and nobody here.
 create or replace function qr_refresh.was_cancelled_there(context text)
 returns boolean
-language sql stable parallel safe security invoker
+language plpgsql stable parallel safe security invoker
 set search_path = pg_catalog, pg_temp
 as $$
+begin
     -- What postgres_fdw had sent, after some words in the language of lc_messages. Where the rows are
     -- here, a trigger of the application's may have such a line in its text.
-    select qr_refresh.rows_are_foreign()
-    and context ~ '(?n)^[^:]{1,60}: ?(UPDATE|SELECT|DECLARE|FETCH|SAVEPOINT|RELEASE) '
+    return qr_refresh.rows_are_foreign()
+    and context ~ '(?n)^[^:]{1,60}: ?(UPDATE|SELECT|DECLARE|FETCH|SAVEPOINT|RELEASE) ';
+end
 $$;
 
 comment on function qr_refresh.was_cancelled_there(text) is
