@@ -16,6 +16,7 @@ QRS_PER_SOCKET = 6  # after so many WhatsApp ends the socket and Evolution opens
 QR_LIMIT = 30  # after so many Evolution gives up
 CLOSED_WHILE_RECONNECTING = 0.03  # seconds in state `close`
 RECONNECT = 0.2  # seconds from the end of a socket's last QR to the first of the next socket
+JUST_BEFORE = 1.0  # seconds from the answer about the state to the connect that follows from it
 CONNECT_SLEEP = {"v1": 5.0, "v2": 2.0}  # seconds that connect sleeps where it found `close`
 
 
@@ -38,6 +39,8 @@ class Instance:
         flavour: `v1` (1.8.6) or `v2` (2.3.6).
         sockets_opened: How many WhatsApp sockets connect calls have opened.
         second_sockets: How many of them beside the one that Evolution was about to open itself.
+        careless_connects: Connect calls in state `close` that opened a second socket or broke a
+            pairing, and that came from a caller who was not told `connecting` in the second before.
         is_broken: A connect call came between scan and `open`: two logins replace each other for
             ever.
         close_window: Seconds in state `close` before Evolution opens its next socket: 0.03 to 0.3
@@ -94,6 +97,7 @@ class Instance:
         self.flavour: FlavourName = flavour
         self.sockets_opened = 0
         self.second_sockets = 0
+        self.careless_connects = 0
         self.is_broken = False
         self.close_window = CLOSED_WHILE_RECONNECTING
         self.pairing_window = 0.0
@@ -114,6 +118,7 @@ class Instance:
         self._first_qr_at: float | None = None
         self._idle_state: StateName = state
         self._paired_at = -math.inf
+        self._told_connecting_at = -math.inf
         if state == "connecting":
             self._first_qr_at = now() + qr_delay - qr_age
 
@@ -136,6 +141,10 @@ class Instance:
         found = self.state
         if found == "close":
             self.sockets_opened += 1
+            is_pairing = self._idle_state == "open" and not self.is_broken
+            is_harmful = is_pairing or self._first_qr_at is not None
+            was_told = self._now() <= self._told_connecting_at + JUST_BEFORE
+            self.careless_connects += is_harmful and not was_told
             if self._idle_state == "open":
                 self.is_broken = True  # it is pairing
             elif self._first_qr_at is not None:
@@ -145,6 +154,12 @@ class Instance:
                 self._first_qr_at = self._now() + delay
                 self._left_over_is_used = False
         return found
+
+    def tell_state(self) -> StateName:
+        """Return the state for an answer of connectionState."""
+        state = self.state
+        self._told_connecting_at = self._now() if state == "connecting" else -math.inf
+        return state
 
     def scan(self) -> None:
         """Scan the current QR with a phone: the state becomes `open`, after `pairing_window`.

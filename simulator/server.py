@@ -359,7 +359,7 @@ class Simulator:
 
     def _state_answer(self, instance: Instance) -> Answer:
         with self._lock:
-            state = instance.state
+            state = instance.tell_state()
         described = {"instanceName": instance.name}
         if state != "not_in_memory":  # JSON.stringify leaves an undefined state out
             described["state"] = state

@@ -146,7 +146,7 @@ class Week:
                 "select s from qr_refresh.store(array(select ("
                 "qr_refresh.instance_key(null, q.name, q.token), q.name, null, q.token, null, true,"
                 " true, clock_timestamp(), 'qr_code', null, q.code,"
-                " sha256(convert_to(q.code, 'UTF8')), false, 0.005, clock_timestamp()"
+                " sha256(convert_to(q.code, 'UTF8')), false, 0.005, clock_timestamp(), null"
                 ")::qr_refresh.attempt from unnest(%s::text[], %s::text[], %s::text[])"
                 " as q (name, token, code)), true, 0.1) as s), true)",
                 (self.names, self.tokens, pictures),

@@ -56,7 +56,8 @@ begin
             qr_digest bytea,
             reconnected boolean,
             round_trip double precision,
-            answered_at timestamptz
+            answered_at timestamptz,
+            qr_count integer
         );
     end if;
 end
@@ -82,6 +83,8 @@ comment on column qr_refresh.attempt.qr_digest is 'SHA-256 of the QR code.';
 comment on column qr_refresh.attempt.reconnected is 'connect was called in state close.';
 comment on column qr_refresh.attempt.round_trip is 'Seconds that the shorter of its requests took.';
 comment on column qr_refresh.attempt.answered_at is 'When the answer came.';
+comment on column qr_refresh.attempt.qr_count is
+'How manieth QR code since Evolution API began to connect it is; NULL: not known.';
 
 -- What is known of an instance is kept by server, name and token: in Evolution API that is who it
 -- is. Another token or server is another instance, of which nothing is known.

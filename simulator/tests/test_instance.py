@@ -205,6 +205,18 @@ def test_a_clock_cannot_run_backwards() -> None:
         Clock(-1)
 
 
+def test_who_was_told_connecting_just_before_was_not_careless(clock: Clock) -> None:
+    instance = new_instance(clock)
+    move_to(clock, 6 * 45 - 0.005)
+    assert instance.tell_state() == "connecting"
+    move_to(clock, 6 * 45 + 0.005)
+    instance.connect()
+    assert (instance.second_sockets, instance.careless_connects) == (1, 0)
+    assert instance.tell_state() == "close"
+    instance.connect()
+    assert (instance.second_sockets, instance.careless_connects) == (2, 1)
+
+
 @pytest.mark.parametrize("window", [0.03, 0.3, 3.0])
 def test_a_connect_in_the_close_window_opens_a_second_socket(clock: Clock, window: float) -> None:
     instance = new_instance(clock)
@@ -213,6 +225,7 @@ def test_a_connect_in_the_close_window_opens_a_second_socket(clock: Clock, windo
     assert str(instance.state) == "close"
     instance.connect()
     assert (instance.sockets_opened, instance.second_sockets) == (1, 1)
+    assert instance.careless_connects == 1
     move_to(clock, 6 * 45 + window + 0.01)
     assert str(instance.state) == "connecting"
     instance.connect()
@@ -248,3 +261,4 @@ def test_a_connect_between_scan_and_open_breaks_the_pairing_for_ever(clock: Cloc
     instance.connect()
     clock.advance(1000)
     assert (instance.state, instance.is_broken) == ("close", True)
+    assert instance.careless_connects == 1

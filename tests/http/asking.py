@@ -24,7 +24,7 @@ def prepare_to_ask(session: Connection, *, places: int = 20, timeout: float = 60
             attempts qr_refresh.attempt[] := array(
                 select (
                     sha256(convert_to(n.name || n.position, 'UTF8')), n.name, null, 'a-token', url,
-                    true, false, now(), null, null, null, null, null, null, null
+                    true, false, now(), null, null, null, null, null, null, null, null
                 )::qr_refresh.attempt
                 from unnest(names) with ordinality as n (name, position)
             );

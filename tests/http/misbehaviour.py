@@ -53,8 +53,8 @@ def start_client(job: Job) -> None:
     # Nobody listens on port 1.
     row = job.connection.execute(
         "select outcome, error from qr_refresh.ask(array[(null, 'x', null, 'x',"
-        " 'http://127.0.0.1:1', true, false, now(), null, null, null, null, null, null, null"
-        ")::qr_refresh.attempt], 8, 8)"
+        " 'http://127.0.0.1:1', true, false, now(), null, null, null, null, null, null, null,"
+        " null)::qr_refresh.attempt], 8, 8)"
     ).fetchone()
     assert row == ("failed", "connection refused")
 

@@ -85,7 +85,8 @@ INSTANT_CLIENT = """
 import json, sys, time
 for line in sys.stdin:
     answer = {"id": json.loads(line)["id"], "outcome": "qr_code", "error": None, "late": 0}
-    answer |= {"qr_code": "x" * 13000, "reconnected": False, "round_trip": None}
+    answer |= {"qr_code": "x" * 13000, "qr_count": None}
+    answer |= {"reconnected": False, "round_trip": None}
     sys.stdout.write(json.dumps(answer | {"answered_at": time.time()}) + chr(10))
     sys.stdout.flush()
 """
@@ -97,7 +98,7 @@ def test_more_answers_are_taken_at_once_than_the_pipe_holds(job: Job) -> None:
     ask = (
         "select count(*) from qr_refresh.ask(array(select ("
         " sha256(n::text::bytea), n, null, 'a-token', 'http://x', true, false, now(), null, null,"
-        " null, null, null, null, null)::qr_refresh.attempt"
+        " null, null, null, null, null, null)::qr_refresh.attempt"
         " from generate_series(1, %s) as n), 60, 0)"
     )
     most = 0

@@ -44,7 +44,7 @@ STATES = {
 def read(status: int, body: bytes) -> tuple[str, str | None, str | None]:
     """The outcome, the QR code and the reason of a failure."""
     try:
-        return *read_qr_code(status, body), None
+        return *read_qr_code(status, body)[:2], None
     except FailedError as error:
         return "failed", None, str(error)
 
@@ -73,6 +73,18 @@ def test_a_captured_qr_is_taken_as_it_is_and_can_be_read(name: str) -> None:
     answer = json.loads((CAPTURES / f"{name}.body.json").read_bytes())
     assert (outcome, qr_code, error) == ("qr_code", answer["base64"], None)
     assert read_qr(qr_code) == answer["code"]
+
+
+@pytest.mark.parametrize("name", QR)
+def test_a_captured_qr_says_how_manieth_it_is(name: str) -> None:
+    assert read_qr_code(*capture(name))[2] == json.loads(capture(name)[1])["count"]
+
+
+@pytest.mark.parametrize("number", [0, -1, 10**9, 1.5, "6", True, None, [6]])
+def test_a_number_that_cannot_be_is_not_taken_and_the_qr_code_is(number: object) -> None:
+    answer = json.loads(capture("04_connecting_with_qr")[1]) | {"count": number}
+    outcome, picture, found = read_qr_code(200, json.dumps(answer).encode())
+    assert (outcome, picture, found) == ("qr_code", answer["base64"], None)
 
 
 @pytest.mark.parametrize("name", CONNECTED)

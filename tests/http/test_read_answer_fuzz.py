@@ -40,9 +40,11 @@ fuzz = hypothesis.settings(
 def read_answer(status: int, body: bytes) -> tuple[str, str | None, str | None]:
     """The outcome, the QR code and the reason of a failure; any other exception fails the test."""
     try:
-        return *read_qr_code(status, unpacked(body)), None
+        outcome, qr_code, number = read_qr_code(status, unpacked(body))
     except FailedError as error:
         return "failed", None, str(error)
+    assert number is None or (outcome == "qr_code" and 0 < number < 2**31)
+    return outcome, qr_code, None
 
 
 def state_in(status: int, body: bytes) -> tuple[str | None, str | None]:

@@ -44,10 +44,12 @@ def test_no_poll_opens_a_second_socket(
     instances = job.simulator.instances
 
     def look() -> None:
-        # What remains is the time between the answer about the state and connect: far less than one
-        # a cycle for each instance, which is what a poll without that question makes. Each connect
-        # in state close takes 2 seconds, so a job that makes many would not end soon.
-        assert sum(i.second_sockets for i in instances) <= 2
+        # One that asks blindly opens one for each instance and cycle. Each connect in state close
+        # takes 2 seconds, so a job that makes many would not end soon.
+        assert sum(i.careless_connects for i in instances) == 0
+        # What remains is the time between the answer about the state and connect, which is as long
+        # as this machine is busy.
+        assert sum(i.second_sockets for i in instances) <= 0.1 * COUNT
 
     go_on(job, 2 * CYCLE, look)
     look()
@@ -79,8 +81,9 @@ def test_no_poll_breaks_a_pairing(job: Job, simulator: Simulator, window: float,
                 with contextlib.suppress(ValueError):  # closed at the moment: a little later
                     simulator.scan(name)
                     del scans[name]
+        assert sum(i.careless_connects for i in simulator.instances) == 0
         # What remains is the time between the answer about the state and connect.
-        assert sum(i.is_broken for i in simulator.instances) <= 1
+        assert sum(i.is_broken for i in simulator.instances) <= 0.1 * COUNT
 
     go_on(job, 6 * 45 + 60, scan)
     scan()
@@ -100,3 +103,20 @@ def test_of_2_4_which_does_not_reconnect_each_is_connected_once_a_cycle(
     go_on(job, 2 * CYCLE, lambda: None, with_runs=False)
     assert {1, 2} >= {i.sockets_opened for i in simulator.instances} > set()
     assert sum(i.second_sockets for i in simulator.instances) == 0
+
+
+def test_just_before_a_socket_closes_nobody_asks(job: Job, simulator: Simulator) -> None:
+    """The state would be told, and then it closes before connect comes."""
+    job.set(log_detail="off")
+    closes_at = {}
+    for number in range(10):
+        # It begins with the third one: until the sixth it has become known when they change.
+        age = 2 * 45 + 4.5 * number
+        closes_at[f"shop {number}"] = simulator.clock.now() - age + CYCLE
+        job.add(f"shop {number}", qr_age=age)
+    go_on(job, CYCLE - 2 * 45 + 5, lambda: None, with_runs=False)
+    for name, moment in closes_at.items():
+        asked_at = [r.time for r in simulator.requests_of(name) if "/connect/" in r.path]
+        # The last time is half a second before, to know that it is still there.
+        assert [t - moment for t in asked_at if moment - 0.3 < t < moment] == []
+        assert min(t for t in asked_at if t > moment) < moment + 3

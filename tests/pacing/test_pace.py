@@ -28,7 +28,7 @@ def test_what_failed_together_does_not_come_back_together(job: Job) -> None:
     job.connection.execute(
         "select from qr_refresh.remember(array(select (s.instance, s.instance_name, null,"
         " 'a-token', '', true, false, t.now, 'failed', '502 Bad Gateway', null, null, false, null,"
-        " t.now)::qr_refresh.attempt"
+        " t.now, null)::qr_refresh.attempt"
         " from qr_refresh.instance_state as s, clock_timestamp() as t (now)), true)"
     )
     wait = "extract(epoch from next_attempt_at - attempted_at)::float8"

@@ -397,24 +397,30 @@ def test_instances_that_went_down_together_are_not_connected_together(job: Job) 
 
 
 @pytest.mark.parametrize(
-    ("changed_ago", "first_seen_ago", "poll_interval", "connects", "seconds"),
+    ("changed_ago", "first_seen_ago", "poll_interval", "connects", "is_last", "seconds"),
     [
         # Nobody knows how old it is.
-        (45, 0, 9, 20, 9),
-        (45, 30, 9, 20, 9),
+        (45, 0, 9, 20, False, 9),
+        (45, 30, 9, 20, False, 9),
         # It came between 1 second ago and now.
-        (1, 0, 0.3, 20, 43.6),
-        (44.7, 44, 0.3, 20, 0.6),
+        (1, 0, 0.3, 20, False, 43.6),
+        (44.7, 44, 0.3, 20, False, 0.6),
         # It is as old as it can be in a moment.
-        (44.95, 44.9, 0.3, 20, 0.2),
-        (45, 40, 9, 20, 5.1),
+        (44.95, 44.9, 0.3, 20, False, 0.2),
+        (45, 40, 9, 20, False, 5.1),
         # It should have been replaced 4, 100 seconds ago.
-        (50, 49, 0.3, 20, 4),
-        (150, 145, 0.3, 20, 10),
+        (50, 49, 0.3, 20, False, 4),
+        (150, 145, 0.3, 20, False, 10),
+        # The last one of a socket: nobody asks just before it closes, where that moment is known.
+        (1, 0, 0.3, 20, True, 43.6),
+        (44.7, 44, 0.3, 20, True, 1.2),
+        (45.1, 45, 0.3, 20, True, 0.2),
+        (45, 40, 2, 20, True, 2),
+        (46, 45.5, 0.3, 20, True, 0.5),
         # The server is far away: two calls for each QR code, one, and one for each second.
-        (4, 0, 2, 2, 43),
-        (4, 0, 4, 1, 45),
-        (4, 0, 4, 0.5, 90),
+        (4, 0, 2, 2, False, 43),
+        (4, 0, 4, 1, False, 45),
+        (4, 0, 4, 0.5, False, 90),
     ],
 )
 def test_how_long_an_instance_with_a_live_qr_code_is_left_alone(
@@ -423,12 +429,13 @@ def test_how_long_an_instance_with_a_live_qr_code_is_left_alone(
     first_seen_ago: float,
     poll_interval: float,
     connects: float,
+    is_last: bool,
     seconds: float,
 ) -> None:
     wait = job.value(
         "select extract(epoch from qr_refresh.wait_for_next_code(make_interval(secs => %s),"
-        " make_interval(secs => %s), make_interval(secs => %s), %s))::float8",
-        *(changed_ago, first_seen_ago, poll_interval, connects),
+        " make_interval(secs => %s), make_interval(secs => %s), %s, %s))::float8",
+        *(changed_ago, first_seen_ago, poll_interval, connects, is_last),
     )
     assert wait == pytest.approx(seconds, abs=0.001)
 
@@ -458,8 +465,8 @@ def test_how_long_an_instance_without_a_live_qr_code_is_left_alone(
     )
     job.connection.execute(
         "select count(*) from qr_refresh.remember(array(select (s.instance, 'shop', null,"
-        " null, null, true, true, now(), %s, 'x', null, null, false, 0.005, now())"
-        "::qr_refresh.attempt from qr_refresh.instance_state as s), true)",
+        " null, null, true, true, now(), %s, 'x', null, null, false, 0.005, now(),"
+        " null)::qr_refresh.attempt from qr_refresh.instance_state as s), true)",
         (outcome,),
     )
     found = job.value(

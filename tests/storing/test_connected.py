@@ -95,7 +95,7 @@ def test_marking_as_connected_waits_for_no_lock_and_spares_rows_that_have_change
         found = job.connection.execute(
             "select s.outcome, s.error from unnest(qr_refresh.store_connected(array("
             "select (sha256(convert_to(n.name, 'UTF8')), n.name, null, 'token', null, true, true,"
-            " now(), 'connected', null, null, null, false, 0.01, now())::qr_refresh.attempt"
+            " now(), 'connected', null, null, null, false, 0.01, now(), null)::qr_refresh.attempt"
             " from unnest(%s::text[]) with ordinality as n (name, position) order by n.position"
             "), now(), 'connected')) as s",
             (names,),

@@ -68,8 +68,8 @@ def test_columns_named_like_our_arguments_and_variables_are_in_nobodys_way(job: 
     # All at once works too; where it fails, row by row hides that.
     at_once = (
         "select (qr_refresh.store_qr_codes(array[(sha256('shop'), 'shop', null, 'token-of-0', null,"
-        " true, true, now(), 'qr_code', null, 'QR', null, false, 0.01, now())::qr_refresh.attempt],"
-        " now(), %s))[1].outcome"
+        " true, true, now(), 'qr_code', null, 'QR', null, false, 0.01, now(), null)"
+        "::qr_refresh.attempt], now(), %s))[1].outcome"
     )
     assert [job.value(at_once, changed) for changed in (True, True)] == ["stored", "unchanged"]
     assert job.run("shop")["refreshed"] == 1

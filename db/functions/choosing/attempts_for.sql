@@ -102,7 +102,8 @@ begin
         null::bytea,
         false,
         null::double precision,
-        case when j.problem is not null then asked_at end
+        case when j.problem is not null then asked_at end,
+        null::integer
     from judged as j
     left join qr_refresh.instance_state as s on j.instance = s.instance
     order by j.position;

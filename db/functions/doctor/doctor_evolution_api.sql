@@ -66,7 +66,7 @@ begin
             array[(
                 null, coalesce(probe.name, 'refresh-qr-codes-doctor'), server.name, probe.token,
                 server.base_url, true, false, clock_timestamp(),
-                null, null, null, null, null, null, null
+                null, null, null, null, null, null, null, null
             )::qr_refresh.attempt],
             extract(epoch from settings.request_timeout),
             extract(epoch from settings.request_timeout) + 1

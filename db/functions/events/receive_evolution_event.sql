@@ -27,7 +27,8 @@ begin
     attempts := array(
         select (
             r.instance, r.instance_name, r.evolution_server, r.instance_token, null, true, false,
-            received_at, told.outcome, null, told.qr_code, told.qr_digest, false, null, received_at
+            received_at, told.outcome, null, told.qr_code, told.qr_digest, false, null, received_at,
+            null
         )::qr_refresh.attempt
         from qr_refresh.instances_of_event(
             told.instance_name, told.instance_token, told.server_url

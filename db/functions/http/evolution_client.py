@@ -9,7 +9,7 @@ A call:    {"id", "base_url", "ca_file", "instance_name", "instance_token", "may
            only the state is asked for), "connect_on_close" (true: connect also in state close),
            "places" (most calls at a time to this server), "timeout" (seconds for this call),
            "ends_in" (seconds from now; what has not begun shortly before is not begun any more)}
-An answer: {"id", "outcome", "qr_code", "error", "reconnected" (connect was called on state close,
+An answer: {"id", "outcome", "qr_code", "qr_count" (how manieth one it is), "error", "reconnected" (connect was called on state close,
            where it opens a WhatsApp socket), "round_trip" (seconds that the shorter request took),
            "answered_at" (seconds since 1970), "late" (threads left behind that are still at it)}
 """
@@ -140,20 +140,21 @@ def read_version(status: int, body: bytes) -> str | None:
     return ", ".join(versions) or None
 
 
-def read_qr_code(status: int, body: bytes) -> tuple[str, str | None]:
-    """Return the outcome of GET /instance/connect and the QR code as a data URL.
+def read_qr_code(status: int, body: bytes) -> tuple[str, str | None, int | None]:
+    """Return the outcome of GET /instance/connect, the QR code as a data URL, and its number.
 
     Raises:
         FailedError: it is no such answer, or its picture is not a whole PNG.
     """
     answer = picture = parse(status, body)
+    number = answer.get("count") if isinstance(answer, dict) else None
     if isinstance(answer, dict):
         wrapped = answer.get("qrcode")
         picture = answer.get("base64") or wrapped
         if isinstance(wrapped, dict) and not answer.get("base64"):
             picture = wrapped.get("base64")
         if not picture:
-            return "connected" if state_of(answer) == "open" else "no_qr_code", None
+            return "connected" if state_of(answer) == "open" else "no_qr_code", None, None
         if not isinstance(picture, str):
             raise FailedError("QR code is not a string")
     encoded = picture.removeprefix(DATA_URL_PREFIX)
@@ -167,7 +168,8 @@ def read_qr_code(status: int, body: bytes) -> tuple[str, str | None]:
     # From the signature to the last chunk: a picture that was cut short is not one.
     if not (png.startswith(b"\x89PNG\r\n\x1a\n") and png.endswith(b"IEND\xaeB`\x82")):
         raise FailedError("QR code is not a PNG picture")
-    return "qr_code", DATA_URL_PREFIX + encoded
+    is_number = type(number) is int and 0 < number < 1_000_000
+    return "qr_code", DATA_URL_PREFIX + encoded, number if is_number else None
 
 
 def unpacked(body: bytes) -> bytes:
@@ -312,8 +314,8 @@ class Connections:
             answer = self.get(call, "connect")
             # The first request of a connection takes longer: it opens it.
             call.round_trip = min(call.round_trip, time.monotonic() - begun_at)
-            outcome, picture = read_qr_code(*answer)
-            return {"outcome": outcome, "qr_code": picture}
+            outcome, picture, number = read_qr_code(*answer)
+            return {"outcome": outcome, "qr_code": picture, "qr_count": number}
         except FailedError as error:
             return {"outcome": "failed", "error": str(error)}
         except Exception as error:
@@ -502,7 +504,7 @@ class Client:
     def tell(self, call: Call, answer: dict[str, Any]) -> None:
         """Write the answer to a call."""
         del self.under_way[call.id]
-        told: dict[str, Any] = {"id": call.id, "qr_code": None, "error": None}
+        told: dict[str, Any] = {"id": call.id, "qr_code": None, "qr_count": None, "error": None}
         told |= {
             "reconnected": call.reconnected,
             "round_trip": call.round_trip,

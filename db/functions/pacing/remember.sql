@@ -29,6 +29,7 @@ begin
             a.asked_at,
             a.answered_at,
             a.qr_digest,
+            a.qr_count,
             a.reconnected,
             a.round_trip,
             case
@@ -47,6 +48,8 @@ begin
             a.error,
             a.reconnected,
             a.qr_digest,
+            -- WhatsApp gives a socket six; then Evolution API opens the next one.
+            coalesce(a.qr_count % 6 = 0, false) as is_last_of_socket,
             o.is_answer,
             o.is_live,
             o.queue,
@@ -182,7 +185,8 @@ begin
                                 then lifetime / p.connects
                         end
                     ),
-                    p.connects
+                    p.connects,
+                    p.is_last_of_socket
                 )
                 else least(
                     p.longest_wait,

@@ -1,6 +1,7 @@
 -- qr_refresh.wait_for_next_code(): how long to leave an instance alone that has a live QR code.
 create or replace function qr_refresh.wait_for_next_code(
-    changed_ago interval, first_seen_ago interval, poll_interval interval, connects double precision
+    changed_ago interval, first_seen_ago interval, poll_interval interval, connects double precision,
+    is_last_of_socket boolean
 )
 returns interval
 language sql immutable parallel safe security invoker
@@ -13,6 +14,13 @@ as $$
         -- Just before the next QR code can come, to know that the present one is still there.
         when changed_ago < interval '44.6 seconds' and connects >= 6
             then interval '44.6 seconds' - changed_ago
+        -- It does not change but closes, and connect would open a second socket in a moment in which
+        -- the state is told and it closes. Where that is known to a moment, nobody asks before it.
+        when
+            is_last_of_socket
+            and changed_ago - first_seen_ago <= interval '2.5 seconds'
+            and first_seen_ago < interval '45.2 seconds'
+            then interval '45.2 seconds' - first_seen_ago
         -- It is gone when it is that old for sure, so that is the last moment to wait for.
         when first_seen_ago < interval '45 seconds'
             then least(
@@ -27,9 +35,9 @@ as $$
     end
 $$;
 
-comment on function qr_refresh.wait_for_next_code(interval, interval, interval, double precision) is
+comment on function qr_refresh.wait_for_next_code(interval, interval, interval, double precision, boolean) is
 'How long to leave an instance alone that has a live QR code. That lives 45 seconds, so the next one comes 45 seconds after '
 'the present one did; before that nobody asks.
 changed_ago: the QR code came into being at most so long ago. first_seen_ago: and at least so long ago. poll_interval: time between attempts while the '
-'next one is expected. connects: as qr_refresh.connects_per_code().
+'next one is expected. connects: as qr_refresh.connects_per_code(). is_last_of_socket: after it Evolution API closes the instance and opens the next socket.
 Returns the wait. Private.';

@@ -11,7 +11,7 @@ as $$
         attempt.base_url, attempt.may_connect, attempt.connect_on_close, attempt.asked_at,
         outcome, error,
         attempt.qr_code, attempt.qr_digest, attempt.reconnected, attempt.round_trip,
-        attempt.answered_at
+        attempt.answered_at, attempt.qr_count
     )::qr_refresh.attempt
 $$;
 
