@@ -37,6 +37,8 @@ class Instance:
         name: The name, in any characters.
         token: What the header `apikey` must hold.
         flavour: `v1` (1.8.6) or `v2` (2.3.6).
+        connect_calls: How often connect was called with the right key.
+        state_calls: The same for connectionState.
         sockets_opened: How many WhatsApp sockets connect calls have opened.
         second_sockets: How many of them beside the one that Evolution was about to open itself.
         careless_connects: Connect calls in state `close` that opened a second socket or broke a
@@ -95,6 +97,8 @@ class Instance:
         self.name = name
         self.token = token
         self.flavour: FlavourName = flavour
+        self.connect_calls = 0
+        self.state_calls = 0
         self.sockets_opened = 0
         self.second_sockets = 0
         self.careless_connects = 0
@@ -138,6 +142,7 @@ class Instance:
         In `close` this opens a WhatsApp socket, and the caller must sleep before it answers with
         `qr`.
         """
+        self.connect_calls += 1
         found = self.state
         if found == "close":
             self.sockets_opened += 1
@@ -157,6 +162,7 @@ class Instance:
 
     def tell_state(self) -> StateName:
         """Return the state for an answer of connectionState."""
+        self.state_calls += 1
         state = self.state
         self._told_connecting_at = self._now() if state == "connecting" else -math.inf
         return state

@@ -154,7 +154,8 @@ def update_cost(server: Server) -> tuple[float, float]:
             # In parts of 100, as a run stores them.
             "create temp table qr as select count(*) as n, array_agg((null, e.instance_name, null,"
             " e.instance_token, null, true, true, now(), 'qr_code', null, e.qr_code,"
-            " sha256(e.instance_name::bytea), false, 0.01, now(), null)::qr_refresh.attempt) as attempts"
+            " sha256(e.instance_name::bytea), false, 0.01, now(), null)::qr_refresh.attempt)"
+            " as attempts"
             " from (select *, row_number() over () / 100 as part from evolution_instances) as e"
             " group by e.part"
         )

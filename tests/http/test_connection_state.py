@@ -59,7 +59,8 @@ def fetch(connection: Connection, *wanted: Wanted, **settings: Any) -> dict[str,
             " extract(epoch from a.answered_at - a.asked_at)::float8 as elapsed"
             " from qr_refresh.ask(array(select (convert_to(name, 'UTF8'), name, null, token, url,"
             " may, on_close, clock_timestamp(), null, null, null, null, null, null, null,"
-            " null)::qr_refresh.attempt from unnest(%s::text[], %s::text[], %s::text[], %s::boolean[],"
+            " null)::qr_refresh.attempt"
+            " from unnest(%s::text[], %s::text[], %s::text[], %s::boolean[],"
             " %s::boolean[]) as w (name, token, url, may, on_close)), %s, 1) as a",
             (
                 [w.name for w in to_ask],

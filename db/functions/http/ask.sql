@@ -103,7 +103,7 @@ as $python$
     def give_up(client: dict[str, Any], said: dict[str, Any]) -> None:
         """Ends a client, and answers in its place."""
         end_client(client)
-        nothing = {"qr_code": None, "qr_count": None, "reconnected": False}
+        nothing: dict[str, Any] = {"qr_code": None, "qr_count": None, "reconnected": False}
         nothing |= {"round_trip": None, "late": 0}
         for number in [*client["under_way"]]:
             keep(client, nothing | said | {"id": number, "answered_at": time.time()})

@@ -9,8 +9,9 @@ A call:    {"id", "base_url", "ca_file", "instance_name", "instance_token", "may
            only the state is asked for), "connect_on_close" (true: connect also in state close),
            "places" (most calls at a time to this server), "timeout" (seconds for this call),
            "ends_in" (seconds from now; what has not begun shortly before is not begun any more)}
-An answer: {"id", "outcome", "qr_code", "qr_count" (how manieth one it is), "error", "reconnected" (connect was called on state close,
-           where it opens a WhatsApp socket), "round_trip" (seconds that the shorter request took),
+An answer: {"id", "outcome", "qr_code", "qr_count" (how manieth one it is), "error",
+           "reconnected" (connect was called on state close, where it opens a WhatsApp socket),
+           "round_trip" (seconds that the shorter request took),
            "answered_at" (seconds since 1970), "late" (threads left behind that are still at it)}
 """
 
