@@ -1,6 +1,9 @@
 -- qr_refresh.wait_for_next_code(): how long to leave an instance alone that has a live QR code.
 create or replace function qr_refresh.wait_for_next_code(
-    changed_ago interval, first_seen_ago interval, poll_interval interval, connects double precision,
+    changed_ago interval,
+    first_seen_ago interval,
+    poll_interval interval,
+    connects double precision,
     is_last_of_socket boolean
 )
 returns interval
