@@ -24,8 +24,8 @@ begin
             evolution_server text
         );
         alter table public.evolution_instances enable row level security;
-        create index evolution_instances_instance_status_idx
-        on public.evolution_instances (instance_status);
+        -- Without a name: a table that was renamed keeps the names of its indexes.
+        create index on public.evolution_instances (instance_status);
 
         comment on table public.evolution_instances is
         'WhatsApp instances of Evolution API, one row each. Belongs to the application.';

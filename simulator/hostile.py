@@ -229,6 +229,12 @@ async def endless_small_chunks(exchange: Exchange) -> None:
     await exchange.flood(head(Transfer_Encoding="chunked"), b"1\r\nA\r\n" * 1000)
 
 
+async def endless_redirect(exchange: Exchange) -> None:
+    """Redirect with a body that does not end."""
+    begin = head("302 Found", Location="http://elsewhere.invalid/", Transfer_Encoding="chunked")
+    await exchange.flood(begin, b"%x\r\n%s\r\n" % (len(PIECE), PIECE))
+
+
 async def endless_trailers(exchange: Exchange) -> None:
     """Send a whole body as one chunk, then trailer lines that do not end."""
     chunk = f"{len(GOOD_BODY):x}\r\n".encode() + GOOD_BODY + b"\r\n"

@@ -37,6 +37,7 @@ from simulator.instance import (
     StateName,
 )
 from simulator.picture import qr_text
+from simulator.webhook import LOOK_EVERY, Webhook
 
 # What 2.3.7 says of itself, but for its addresses.
 GREETING = {
@@ -77,6 +78,7 @@ class Simulator:
         clock: What QR codes, sleeps and records go by; `clock.advance` makes codes grow old.
         latency: Real seconds to wait before each answer.
         greeting: What GET / answers.
+        webhook: Where changes are posted to; None (the start): nowhere.
     """
 
     def __init__(
@@ -96,7 +98,8 @@ class Simulator:
         """Forget all instances, requests and figures; the latency and the clock stay."""
         with self._lock:
             self._instances: dict[str, Instance] = {}
-            self.greeting = dict(GREETING)
+            self.greeting = json_answer(GREETING)
+            self.webhook: Webhook | None = None
             self._whatsapp_reachable = True
             self._requests: deque[RequestRecord] = deque(maxlen=_KEPT_RECORDS)
             self._total = 0
@@ -296,7 +299,7 @@ class Simulator:
             if self.latency:
                 await asyncio.sleep(self.latency)
             if path == "/" and request.method == "GET":
-                return _response(request, json_answer(self.greeting))
+                return _response(request, self.greeting)
             if route is None or name is None or request.method != "GET":
                 message = [f"Cannot {request.method} {request.raw_path}"]
                 return _response(request, error_answer(404, "Not Found", message))
@@ -309,6 +312,16 @@ class Simulator:
             return await asyncio.Future()
         finally:
             self._in_progress -= 1
+
+    async def tell(self) -> None:
+        """Post what changes, where there is a webhook, until it is cancelled."""
+        while True:
+            if self.webhook is None:
+                await asyncio.sleep(LOOK_EVERY)
+                continue
+            with self._lock:
+                events = [e for i in self._instances.values() for e in self.webhook.news(i)]
+            await self.webhook.post(events)
 
     def _record(self, request: web.Request, name: str | None) -> None:
         headers = {field.lower(): value for field, value in request.headers.items()}
@@ -423,7 +436,9 @@ async def _serving(
         scheme = "https" if ssl_context else "http"
         shown_host = f"[{host}]" if ":" in host else host
         simulator.base_url = f"{scheme}://{shown_host}:{runner.addresses[0][1]}"
+        telling = asyncio.create_task(simulator.tell())
         yield
+        telling.cancel()
     finally:
         await runner.cleanup()
 

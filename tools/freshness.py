@@ -2,11 +2,13 @@
 
 The same simulated instances are served in real time by live mode, by the job once a minute and by a
 run every five seconds, each with a database and a simulated server of its own, side by side. Every
-half second each stored QR code is compared with the one that the server then serves.
+half second each stored QR code is compared with the one that the server then serves. In the mode
+`events` the server posts its events, which are passed on to receive_evolution_event(), and live
+mode is the safety net.
 
 Environment: FRESHNESS_SECONDS (300), FRESHNESS_INSTANCES (50), FRESHNESS_HANGING (0,
 instances beside those that never answer), FRESHNESS_WORKERS (1, for live mode), FRESHNESS_MODES
-(live minute 5s).
+(live minute 5s; also events).
 """
 
 from __future__ import annotations
@@ -20,19 +22,28 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psycopg
 
 from simulator import Simulator, Trouble, running_simulator
 from simulator.instance import ROTATION
 from simulator.picture import data_url
+from simulator.webhook import Webhook
 from tools.engines import Server, engine_errors_in_words, start_postgres
 from tools.job import install, wait_until
 
 SAMPLE_EVERY = 0.5  # seconds
 FIRST = 120.0  # seconds, in which most people scan
 SAMPLED = 50  # instances; more would load the machine with looking
-MODES = {"live": "live mode", "minute": "once a minute", "5s": "every 5 seconds"}
+MODES = {
+    "live": "live mode",
+    "minute": "once a minute",
+    "5s": "every 5 seconds",
+    "events": "events",
+}
+
+COMMANDS = {"minute": "SELECT refresh_qr_codes()", "events": "CALL qr_refresh.live()"}
 
 
 @dataclass
@@ -43,14 +54,15 @@ class Mode:
     dbname: str
     simulator: Simulator
     connection: psycopg.Connection[tuple[object, ...]]
-    # In the first two minutes, and after them.
+    first: float = FIRST  # seconds
+    # In the first seconds, and after them.
     good: list[int] = field(default_factory=lambda: [0, 0])
     samples: list[int] = field(default_factory=lambda: [0, 0])
     cpu_ticks: dict[int, int] = field(default_factory=dict)
 
     def sample(self, elapsed: float) -> None:
-        """Compare what is stored with what is served, and read the job's CPU time."""
-        part = int(elapsed >= FIRST)
+        """Compare what is stored with what is served."""
+        part = int(elapsed >= self.first)
         answering = [i for i in self.simulator.instances if i.answer_with is None]
         served = {
             instance.name: self.simulator.current_code(instance.name)
@@ -66,6 +78,9 @@ class Mode:
             if code is not None and code == self.simulator.current_code(str(name)):
                 self.samples[part] += 1
                 self.good[part] += stored == data_url(code)
+
+    def sample_cpu(self) -> None:
+        """Read the CPU time of the job's sessions."""
         for pid, ticks in self.connection.execute("select * from pg_temp.cpu_ticks()"):
             self.cpu_ticks[int(str(pid))] = int(str(ticks))
 
@@ -100,6 +115,30 @@ class Mode:
             default=0,
         )
         return mean, most
+
+
+@contextmanager
+def event_receiver(dsn: str) -> Iterator[str]:
+    """Pass on what is posted to the function, as PostgREST does; yields the URL."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("set role service_role")
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                connection.execute("select receive_evolution_event(%s::json)", (body,))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http_server:
+            threading.Thread(target=http_server.serve_forever).start()
+            try:
+                yield f"http://127.0.0.1:{http_server.server_port}"
+            finally:
+                http_server.shutdown()
 
 
 def prepare(server: Server, stack: ExitStack, name: str, instances: int, hanging: int) -> Mode:
@@ -153,6 +192,9 @@ def prepare(server: Server, stack: ExitStack, name: str, instances: int, hanging
         $$
         """
     )
+    if name == "events":
+        url = stack.enter_context(event_receiver(server.dsn(dbname)))
+        simulator.webhook = Webhook(url)
     return Mode(name, dbname, simulator, connection)
 
 
@@ -162,11 +204,10 @@ def job_running(server: Server, mode: Mode, workers: int) -> Iterator[None]:
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
         if mode.name == "live":
             admin.execute("select qr_refresh.schedule('live', %s)", (workers,))
-        elif mode.name == "minute":
+        elif mode.name in COMMANDS:
             admin.execute(
-                "select cron.schedule_in_database"
-                "('plain', '* * * * *', 'SELECT refresh_qr_codes()', %s)",
-                (mode.dbname,),
+                "select cron.schedule_in_database(%s, '* * * * *', %s, %s)",
+                (mode.name, COMMANDS[mode.name], mode.dbname),
             )
         stop = threading.Event()
 
@@ -189,7 +230,7 @@ def job_running(server: Server, mode: Mode, workers: int) -> Iterator[None]:
             elif mode.name == "live":
                 admin.execute("select qr_refresh.unschedule()")
             else:
-                admin.execute("select cron.unschedule('plain')")
+                admin.execute("select cron.unschedule(%s)", (mode.name,))
 
 
 def main() -> None:
@@ -219,6 +260,7 @@ def main() -> None:
             next_sample += SAMPLE_EVERY
             for mode in modes:
                 mode.sample(time.monotonic() - begun_at)
+                mode.sample_cpu()
 
         print("\n                 current QR: first 2 min   then   connects in the first 45 s")
         print("                 connects / 45 s, mean (most)   states / 45 s   CPU of its sessions")

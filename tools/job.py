@@ -186,7 +186,7 @@ class Job:
         self.simulator.clock.advance(seconds)
         moments = ["attempted_at", "answered_at", "next_attempt_at", "reconnected_at"]
         moments += ["qr_first_seen_at", "qr_changed_after", "closed_since", "quiet_until"]
-        moments += ["under_way_until", "left_at"]
+        moments += ["under_way_until", "left_at", "told_at"]
         changes = sql.SQL(", ").join(
             sql.SQL("{0} = {0} - make_interval(secs => {1})").format(sql.Identifier(name), seconds)
             for name in moments

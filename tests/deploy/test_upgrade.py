@@ -26,7 +26,7 @@ from tests.deploy.installation import (
     run_sql_file,
 )
 from tools.engines import Server, start_postgres
-from tools.job import Job, install, read_qr
+from tools.job import Job, install, read_qr, wait_until
 
 WAYS: dict[str, Callable[[str], object]] = {"migrate": migrated, "dist": run_dist}
 upgrades = pytest.mark.parametrize("way", WAYS)
@@ -163,6 +163,53 @@ def test_the_second_deployment_waits_for_the_first_and_finds_all_done(
             deployment.result()
     forget_base_url(empty_database)
     migrated(second_database)
+    assert schema_of(empty_database) == schema_of(second_database)
+
+
+@upgrades
+def test_an_upgrade_does_not_wait_for_live_mode_nor_harm_it(
+    empty_database: str,
+    second_database: str,
+    schema_of: Callable[[str], str],
+    simulator: Simulator,
+    way: str,
+) -> None:
+    """1.1.0 asks and writes all the time while the new functions take the place of its own."""
+    run_sql_file(empty_database, RELEASES / "1.1.0.sql")
+    names = [f"shop {number}" for number in range(5)]
+    with (
+        psycopg.connect(empty_database, autocommit=True) as connection,
+        psycopg.connect(empty_database, autocommit=True) as session,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        job = Job(connection, simulator)
+        job.set(evolution_api_base_url=simulator.base_url)
+        for number, name in enumerate(names):
+            job.add(name, qr_age=9 * number)
+        live = executor.submit(session.execute, b"call qr_refresh.live('fast')")
+
+        def stored() -> dict[str, str | None]:
+            return {name: job.row(name).qr_code for name in names}
+
+        wait_until(lambda: all(stored().values()), "live mode of 1.1.0 has stored them", 60)
+        before = stored()
+        WAYS[way](empty_database)
+        # Its procedure ends with the functions that it calls; pg_cron begins another each minute.
+        error = live.exception(timeout=70)
+        assert error is None or isinstance(error, psycopg.errors.UndefinedFunction), error
+        assert all(stored().values())
+        simulator.clock.advance(46)
+        assert job.run()["refreshed"] == 5
+        assert {name: read_qr(code) for name, code in stored().items()} == {
+            name: simulator.current_code(name) for name in names
+        }
+        assert all(stored()[name] != before[name] for name in names)
+        connection.execute(
+            "truncate evolution_instances, qr_refresh.runs, qr_refresh.instance_state,"
+            " qr_refresh.server_state restart identity"
+        )
+    forget_base_url(empty_database)
+    WAYS[way](second_database)
     assert schema_of(empty_database) == schema_of(second_database)
 
 

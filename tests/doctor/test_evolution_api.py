@@ -90,6 +90,7 @@ def test_a_second_evolution_server_may_end_with_a_slash(patient: Job) -> None:
     [
         ("instance_token = 'wrong-secret'", "shop: 401 Unauthorized"),
         ("instance_name = 'nobody'", "nobody: 404 Not Found"),
+        ("instance_name = 'shop '", '"shop ": 404 Not Found'),
     ],
 )
 def test_evolution_api_is_asked_about_an_instance_and_no_token_is_shown(
@@ -126,17 +127,39 @@ def test_a_hanging_server_costs_the_doctor_no_more_than_request_timeout(
         ({"version": "2.2.3"}, False, "2.2.3, WhatsApp Web 2.3000.1030831524; "),
         ({"version": "<b>", "whatsappWebVersion": 7}, None, "GET / has none; "),
         ({"error": "no"}, None, "GET / does not tell it; "),
+        (
+            Answer(
+                302,
+                headers=(("Location", "https://nobody:nope@login.example.com:8443/?token=nope"),),
+            ),
+            None,
+            "GET / is redirected: 302 Found to https://login.example.com; ",
+        ),
+        (Answer(301), None, "GET / is redirected: 301 Moved Permanently; "),
+        (
+            Answer(307, headers=(("Location", "/manager"),)),
+            None,
+            "GET / is redirected: 307 Temporary Redirect; ",
+        ),
+        (
+            Answer(308, headers=(("Location", "https://[nope"),)),
+            None,
+            "GET / is redirected: 308 Permanent Redirect; ",
+        ),
     ],
 )
 def test_its_version_is_told_and_what_is_known_of_it(
-    patient: Job, greeting: dict[str, Any], ok: bool | None, detail: str
+    patient: Job, greeting: dict[str, Any] | Answer, ok: bool | None, detail: str
 ) -> None:
-    patient.simulator.greeting |= greeting
+    patient.simulator.greeting = (
+        greeting if isinstance(greeting, Answer) else json_answer(GREETING | greeting)
+    )
     try:
         found = findings(patient.connection)["Evolution API version"]
         asked = [r for r in patient.simulator.requests if r.path == "/"]
     finally:
-        patient.simulator.greeting = dict(GREETING)
+        patient.simulator.greeting = json_answer(GREETING)
     assert (found["ok"], found["detail"].startswith(detail)) == (ok, True), found
     assert (found["fix"] is None) is (ok is True)
+    assert "nope" not in str(found)
     assert asked and not any("token-of" in str(request.headers) for request in asked)

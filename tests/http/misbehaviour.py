@@ -73,6 +73,7 @@ FLOODS = [
     (hostile.endless_headers, "connection closed"),
     (hostile.long_headers, "connection closed"),
     (hostile.endless_body, "answer is over 256 kB"),
+    (hostile.endless_redirect, "answer is over 256 kB"),
     (hostile.endless_small_chunks, "answer is over 256 kB"),
     (hostile.oversized_body, "answer is over 256 kB"),
     (hostile.gzip_bomb, "answer is over 256 kB"),

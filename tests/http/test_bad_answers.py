@@ -126,6 +126,8 @@ FOOLING: dict[str, tuple[Behaviour, str]] = {
     "304 with length": (not_modified_with_length, "304 Not Modified"),
     "201 with a QR": (answering(hostile.GOOD_BODY, "201 Created"), "201 Created"),
     "500 with a QR": (answering(hostile.GOOD_BODY, "500 Oops"), "500 Internal Server Error"),
+    "bad redirect": (hostile.redirect(302, "http://[nope"), "302 Found"),
+    "redirect to nowhere": (hostile.redirect(308, ""), "308 Permanent Redirect"),
     "not HTTP": (hostile.not_http, "connection closed"),
 }
 

@@ -9,7 +9,9 @@ import pytest
 
 from simulator import Simulator
 from simulator.picture import data_url, qr_text
-from tools.job import OLD_QR, Connection, Job, read_qr, refusal
+from simulator.webhook import Webhook
+from tools.freshness import event_receiver
+from tools.job import OLD_QR, Connection, Job, read_qr, refusal, wait_until
 
 
 def event(name: str, picture: str | None, **changed: Any) -> dict[str, Any]:
@@ -48,6 +50,33 @@ def test_an_event_stores_its_qr_code_at_once(job: Job) -> None:
     assert job.simulator.total_requests == 0
 
 
+def test_what_evolution_api_posts_is_stored_at_once_and_hardly_anybody_is_asked(
+    job: Job, database: str, simulator: Simulator
+) -> None:
+    names = [f"shop {number}" for number in range(10)]
+    for number, name in enumerate(names):
+        job.add(name, qr_age=4.5 * number)
+    job.tick()
+
+    def is_current() -> bool:
+        codes = [simulator.current_code(name) for name in names]
+        return [job.row(name).qr_code for name in names] == [data_url(c or "") for c in codes]
+
+    with event_receiver(database) as url:
+        simulator.webhook = Webhook(url)
+        # The second code of each is the first that is told.
+        wait_until(lambda: simulator.webhook and simulator.webhook.looks, "the first look")
+        for second in range(0, 180, 5):
+            if second == 45:
+                before = [instance.connect_calls for instance in simulator.instances]
+            job.let_time_pass(5)
+            wait_until(is_current, "each has been told")
+            job.tick()
+    calls = [i.connect_calls - b for i, b in zip(simulator.instances, before, strict=True)]
+    # In 135 seconds, of which each has three codes.
+    assert max(calls) <= 3, calls
+
+
 def test_who_is_told_is_asked_once_in_a_minute_and_its_phase_is_known(
     job: Job, simulator: Simulator
 ) -> None:
@@ -56,9 +85,6 @@ def test_who_is_told_is_asked_once_in_a_minute_and_its_phase_is_known(
         tell(job, event("shop", data_url(simulator.current_code("shop") or "")))
         for _ in range(9):
             job.let_time_pass(5)
-            job.connection.execute(
-                "update qr_refresh.instance_state set told_at = told_at - interval '5 s'"
-            )
             job.tick()
         assert simulator.routes_of("shop").count("connect") <= number
     # Nobody tells any more: it is asked as others are.

@@ -42,7 +42,8 @@ begin
                 when found.has_long_token then 'instance token cannot be sent as an HTTP header'
                 else 'Evolution server is unknown'
             end,
-            null::text, null::bytea, false, null::double precision, clock_timestamp();
+            null::text, null::bytea, false, null::double precision, clock_timestamp(),
+            null::integer;
     end loop;
     if counted > most then
         perform qr_refresh.log(

@@ -109,9 +109,16 @@ begin
     select
         format('Evolution API%s knows the instance and its token', j.of_server),
         j.outcome not in ('failed', 'timeout', 'not_attempted'),
-        format('%s: %s', j.known_name, coalesce(j.error, j.outcome)),
-        '401: correct instance_token. 404: it is not on this server; delete the row or create the '
-        'instance. Others: docs/operations.md'
+        format(
+            case when j.known_name collate "C" ~ '^\s|\s$' then '"%s": %s' else '%s: %s' end,
+            j.known_name, coalesce(j.error, j.outcome)
+        ),
+        case
+            when j.known_name collate "C" ~ '^\s|\s$' then '404: 2.4 leaves out spaces around a name when it '
+                'creates the instance; correct instance_name. '
+            else ''
+        end || '401: correct instance_token. 404: it is not on this server; delete the row or '
+        'create the instance. Others: docs/operations.md'
     from judged as j
     where j.known_name <> ''
     union all
@@ -123,6 +130,7 @@ begin
             when j.error is not null then true
         end,
         case
+            when j.error ~ '^3' then 'GET / is redirected: ' || j.error
             when j.outcome <> 'no_qr_code' then 'GET / does not tell it'
             else coalesce(j.error, 'GET / has none')
         end || '; the newest stable one was 2.3.7 when this was released',

@@ -44,7 +44,7 @@ from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -94,8 +94,7 @@ def parse(status: int, body: bytes) -> Any:
     if status == 404 and not isinstance(answer, dict):
         raise FailedError("404 Not Found by something before Evolution API")
     if status != 200:
-        # The standard phrase: the server's own may hold anything.
-        raise FailedError(f"{status} {http.client.responses.get(status, '')}".rstrip())
+        raise FailedError(phrase(status))
     if not body.strip():
         raise FailedError("answer is empty")
     if not is_json:
@@ -274,9 +273,16 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
         return contexts[path][1]
 
 
+class DirectSession(requests.Session):
+    """Leaves redirects alone: even where it follows none, requests reads their whole bodies."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Tell that there is none."""
+
+
 def new_session(context: ssl.SSLContext | None) -> requests.Session:
-    """Return a session that reads no environment and keeps no cookies."""
-    session = requests.Session()
+    """Return a session that reads no environment, keeps no cookies and follows no redirect."""
+    session = DirectSession()
     session.trust_env = False  # neither proxies nor .netrc
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     if context is not None:
@@ -372,7 +378,23 @@ class Connections:
             if answer.status == 200 and len(body) <= LARGEST_BODY and not is_whole:
                 raise FailedError("answer was cut short")
             self.kept.add(call.base_url)
+            if 300 <= answer.status < 400 and not name:
+                raise FailedError(redirect(answer.status, answer.headers.get("Location")))
             return answer.status, unpacked(body)
+
+
+def redirect(status: int, location: str | None) -> str:
+    """Return a redirect's status and where to: scheme and host, for who looks after the server."""
+    with contextlib.suppress(ValueError):
+        target = urlsplit(location or "")
+        if target.scheme in ("http", "https") and re.fullmatch(r"[\w.:-]+", target.hostname or ""):
+            return f"{phrase(status)} to {target.scheme}://{target.hostname}"
+    return phrase(status)
+
+
+def phrase(status: int) -> str:
+    """Return the status with its standard phrase: the server's own may hold anything."""
+    return f"{status} {http.client.responses.get(status, '')}".rstrip()
 
 
 def final_answer(response: requests.Response) -> Any:
