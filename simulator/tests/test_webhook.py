@@ -18,13 +18,13 @@ def clock() -> Clock:
 
 @pytest.fixture
 def instance(clock: Clock) -> Instance:
-    return Instance("one", "its-token", now=clock.now, qr_texts="QR {}".format)
+    return Instance("one", "token-of-0", now=clock.now, qr_texts="QR {}".format)
 
 
 def told(webhook: Webhook, instance: Instance) -> list[tuple[str, Any]]:
     """Event and what it says: the picture, the state or the message."""
     events = list(webhook.news(instance))
-    assert all(e["instance"] == "one" and e["apikey"] == "its-token" for e in events)
+    assert all(e["instance"] == "one" and e["apikey"] == "token-of-0" for e in events)
     return [
         (
             e["event"],
