@@ -128,6 +128,10 @@ bench: $(VENV)/dev packages-engine ## measure the job beside a bare asyncio clie
 freshness: $(VENV)/dev packages-engine ## measure for FRESHNESS_SECONDS=300 how often the stored QR code is the one that works
 	@$(VENV)/bin/python -m tools.freshness
 
+.PHONY: crowds
+crowds: $(VENV)/dev packages-engine ## measure what other instances notice of a crowd of rows that nobody can serve
+	@$(VENV)/bin/python -m tools.crowds
+
 .PHONY: far
 far: $(VENV)/dev packages-engine ## measure live mode where the rows are FAR_ROUND_TRIP=30 ms away and FAR_SERVERS=1 share them
 	@$(VENV)/bin/python -m tools.far

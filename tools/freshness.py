@@ -59,6 +59,7 @@ class Mode:
     good: list[int] = field(default_factory=lambda: [0, 0])
     samples: list[int] = field(default_factory=lambda: [0, 0])
     cpu_ticks: dict[int, int] = field(default_factory=dict)
+    peak_memory: int = 0  # bytes, of one session, with what it has used of the shared memory
 
     def sample(self, elapsed: float) -> None:
         """Compare what is stored with what is served."""
@@ -79,10 +80,11 @@ class Mode:
                 self.samples[part] += 1
                 self.good[part] += stored == data_url(code)
 
-    def sample_cpu(self) -> None:
-        """Read the CPU time of the job's sessions."""
-        for pid, ticks in self.connection.execute("select * from pg_temp.cpu_ticks()"):
+    def sample_sessions(self) -> None:
+        """Read the CPU time and the memory of the job's sessions."""
+        for pid, ticks, memory in self.connection.execute("select * from pg_temp.job_sessions()"):
             self.cpu_ticks[int(str(pid))] = int(str(ticks))
+            self.peak_memory = max(self.peak_memory, int(str(memory)))
 
     def share(self, part: int) -> str:
         """Return how much of the time the stored QR code was the current one."""
@@ -178,7 +180,8 @@ def prepare(server: Server, stack: ExitStack, name: str, instances: int, hanging
     # In the server, because a container has process numbers of its own.
     connection.execute(
         """
-        create function pg_temp.cpu_ticks() returns table (pid integer, ticks bigint)
+        create function pg_temp.job_sessions()
+        returns table (pid integer, ticks bigint, memory bigint)
         language plpython3u as $$
             import contextlib
             for row in plpy.execute(
@@ -188,7 +191,9 @@ def prepare(server: Server, stack: ExitStack, name: str, instances: int, hanging
             ):
                 with contextlib.suppress(OSError):
                     fields = open(f"/proc/{row['pid']}/stat").read().rpartition(")")[2].split()
-                    yield row["pid"], int(fields[11]) + int(fields[12])
+                    status = open(f"/proc/{row['pid']}/status").read()
+                    memory = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+                    yield row["pid"], int(fields[11]) + int(fields[12]), memory
         $$
         """
     )
@@ -260,7 +265,7 @@ def main() -> None:
             next_sample += SAMPLE_EVERY
             for mode in modes:
                 mode.sample(time.monotonic() - begun_at)
-                mode.sample_cpu()
+                mode.sample_sessions()
 
         print("\n                 current QR: first 2 min   then   connects in the first 45 s")
         print("                 connects / 45 s, mean (most)   states / 45 s   CPU of its sessions")
