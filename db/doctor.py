@@ -14,21 +14,47 @@ import psycopg
 
 from db.connection import DeployError, connect
 from db.ending import ctrl_c_in_words
+from db.order import MIGRATIONS, MIGRATIONS_TABLE, RELEASES
 from db.url import EXAMPLE
 
 # ok: what stands before a check, and its colour on a terminal.
 MARKS = {True: ("ok", "32"), False: ("WRONG", "31;1"), None: ("look", "33")}
 
 
-def findings(url: str) -> list[tuple[str, bool | None, str, str | None]]:
-    """Return the rows of qr_refresh.doctor().
+Finding = tuple[str, bool | None, str, str | None]
+
+
+def earlier_release(connection: psycopg.Connection) -> list[Finding]:
+    """Return a row where the database has an earlier release than this folder."""
+    try:
+        rows = connection.execute(f"select version from {MIGRATIONS_TABLE}".encode()).fetchall()
+    except psycopg.errors.UndefinedTable:  # another tool keeps its own
+        return []
+    done = {str(version) for (version,) in rows}
+    if {path.name.split("_")[0] for path in MIGRATIONS} <= done:
+        return []
+    found = RELEASES.get(max(done, default=""), "an earlier release")
+    return [("release", None, f"{found}; this folder is of a later one", "make migrate")]
+
+
+def findings(url: str) -> list[Finding]:
+    """Return the rows of qr_refresh.doctor(), and one before them about an earlier release.
 
     Raises:
         SystemExit: they cannot be had; the message says what to do.
     """
     try:
         with connect(url, "doctor") as connection:
-            return connection.execute("select * from qr_refresh.doctor()").fetchall()
+            earlier = earlier_release(connection)
+            try:
+                return earlier + connection.execute("select * from qr_refresh.doctor()").fetchall()
+            except psycopg.errors.UndefinedFunction as error:
+                if not earlier:
+                    raise
+                _, _, detail, fix = earlier[0]
+                raise SystemExit(
+                    f"error: the release in this database is {detail}. It has no doctor(): {fix}"
+                ) from error
     except DeployError as error:
         raise SystemExit(f"error: {error}") from error
     except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction) as error:

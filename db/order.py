@@ -55,6 +55,9 @@ MIGRATIONS_TABLE = "qr_refresh.schema_migrations"
 # function of their own in the way of one that a superuser calls here.
 SEARCH_PATH = "pg_catalog, pg_temp"
 
+# The last migration of each earlier release.
+RELEASES = {"20261124000600": "1.0.0", "20261124300000": "1.1.0"}
+
 # An arbitrary number, the same in every release: what else takes this lock is another deployment.
 LOCK = 7_160_624_931
 # The application waits for whoever waits for its table. A run of the job holds it for run_timeout.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
 import psycopg
 import pytest
 
-from tests.deploy.installation import make
+from tests.deploy.installation import RELEASES as RELEASE_FILES
+from tests.deploy.installation import make, run_sql_file
 from tests.terminal import open_terminal
 from tools.job import Job
 
@@ -86,6 +88,14 @@ def test_the_hint_of_a_trigger_cannot_command_the_terminal(healthy: Job, databas
     healthy.run()
     output = make("doctor", database).stdout
     assert "?[2Jevil" in output and "\x1b" not in output
+
+
+@pytest.mark.parametrize("release", sorted(path.stem for path in RELEASE_FILES.glob("*.sql")))
+def test_an_earlier_release_is_named(empty_database: str, release: str) -> None:
+    run_sql_file(empty_database, RELEASE_FILES / f"{release}.sql")
+    result = make("doctor", empty_database)
+    told = rf"^(look   release +|error: the release in this database is ){release}; this folder is"
+    assert re.search(told, result.stdout + result.stderr, re.MULTILINE), result
 
 
 def test_without_the_job_the_message_says_to_install_it(empty_database: str) -> None:

@@ -11,7 +11,7 @@ from simulator import Trouble, json_answer
 from tests.monitoring.views import age_runs, age_state, alerts, row, rows
 from tools.backend import refusing_port
 from tools.engines import Server
-from tools.job import Job
+from tools.job import Job, refusal
 
 
 def test_all_is_well_after_a_run_in_which_everything_was_stored(job: Job) -> None:
@@ -28,6 +28,36 @@ def test_an_instance_without_a_live_qr_for_alert_after_is_an_alert(
     job.run()
     age_state(job, age)
     assert ("no_live_qr" in alerts(job, "shop")) is alarmed
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("alter table evolution_instances drop column qr_code", "column e.qr_code does not exist"),
+        ("drop table evolution_instances", 'relation "public.evolution_instances" does not exist'),
+        (
+            "revoke select on evolution_instances from qr_refresh_owner;"
+            "revoke select (instance_name) on evolution_instances from qr_refresh_owner",
+            "permission denied for table evolution_instances",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_an_alert_and_the_other_views_say_what_to_do(
+    job: Job, how: str, says: str
+) -> None:
+    job.run()
+    job.connection.execute(how.encode())
+    (alert,) = rows(job, "alerts")
+    assert (alert["alert"], alert["instance_name"]) == ("run_failed", None)
+    assert alert["detail"] == f"evolution_instances cannot be read: {says}"
+    # A run that has failed meanwhile says the same.
+    job.run()
+    assert [a["detail"] for a in rows(job, "alerts")] == [alert["detail"]]
+    for view in ("status", "health", "metrics"):
+        error = refusal(job.connection, f"select * from qr_refresh.{view}")
+        assert (error.sqlstate, error.diag.message_detail) == ("QR018", says)
+        assert "make migrate" in (error.diag.message_hint or "")
+        assert len((error.diag.context or "").splitlines()) < 5
 
 
 def test_alert_after_can_be_set(job: Job) -> None:

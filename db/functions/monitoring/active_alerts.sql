@@ -1,7 +1,7 @@
 -- qr_refresh.active_alerts(): what somebody should look at now.
 create or replace function qr_refresh.active_alerts()
 returns table (alert text, instance_name text, since timestamptz, detail text)
-language plpgsql stable parallel restricted security definer
+language plpgsql stable parallel unsafe security definer
 rows 10
 set search_path = pg_catalog, pg_temp
 -- Compiling our queries takes longer than running them.
@@ -18,6 +18,8 @@ declare
     sees_jobs constant boolean := exists (select from pg_extension where extname = 'pg_cron')
         and coalesce(has_schema_privilege(to_regnamespace('cron'), 'usage'), false);
     last_run qr_refresh.runs;
+    said text;
+    is_readable boolean := true;
 begin
     select r.* into last_run
     from qr_refresh.runs as r
@@ -25,55 +27,72 @@ begin
     order by r.id desc
     limit 1;
 
-    return query
-    select 'no_live_qr', c.instance_name, c.no_live_qr_since,
-        'no live QR code; last outcome: ' || c.last_outcome || coalesce(', ' || c.last_error, '')
-    from qr_refresh.connecting_instances() as c
-    where c.no_live_qr_since < late_since
-    order by c.no_live_qr_since, c.instance_name;
+    begin
+        return query
+        select 'no_live_qr', c.instance_name, c.no_live_qr_since,
+            'no live QR code; last outcome: ' || c.last_outcome || coalesce(', ' || c.last_error, '')
+        from qr_refresh.connecting_instances() as c
+        where c.no_live_qr_since < late_since
+        order by c.no_live_qr_since, c.instance_name;
 
-    return query
-    select
-        'server_unreachable',
-        null::text,
-        -- When somebody there last got an answer.
-        (
-            select max(s.answered_at)
-            from qr_refresh.instance_state as s
-            left join qr_refresh.evolution_servers as v on c.evolution_server = v.server_name
-            where s.evolution_server = coalesce(v.server_name, '')
-        ),
-        format(
-            'none of %s instances got an answer%s: %s',
-            count(*),
-            ' of Evolution server ' || quote_ident(c.evolution_server),
-            string_agg(distinct coalesce(c.last_error, 'timeout'), ', ')
-        )
-    from qr_refresh.connecting_instances() as c
-    where
-        c.last_attempt_at > late_since
-        -- Or is being waited for: after failures that can be for longer.
-        or c.next_attempt_at > clock_timestamp()
-    group by c.evolution_server
-    having bool_and(c.last_outcome = 'timeout' or qr_refresh.is_no_answer(c.last_error));
+        return query
+        select
+            'server_unreachable',
+            null::text,
+            -- When somebody there last got an answer.
+            (
+                select max(s.answered_at)
+                from qr_refresh.instance_state as s
+                left join qr_refresh.evolution_servers as v on c.evolution_server = v.server_name
+                where s.evolution_server = coalesce(v.server_name, '')
+            ),
+            format(
+                'none of %s instances got an answer%s: %s',
+                count(*),
+                ' of Evolution server ' || quote_ident(c.evolution_server),
+                string_agg(distinct coalesce(c.last_error, 'timeout'), ', ')
+            )
+        from qr_refresh.connecting_instances() as c
+        where
+            c.last_attempt_at > late_since
+            -- Or is being waited for: after failures that can be for longer.
+            or c.next_attempt_at > clock_timestamp()
+        group by c.evolution_server
+        having bool_and(c.last_outcome = 'timeout' or qr_refresh.is_no_answer(c.last_error));
 
-    return query
-    select
-        'no_qr_code_from_server',
-        null::text,
-        min(c.no_live_qr_since),
-        format(
-            'none of %s instances gets a QR code%s, although it answers; see "No QR code at all" in docs/operations.md',
-            count(*),
-            ' of Evolution server ' || quote_ident(c.evolution_server)
-        )
-    from qr_refresh.connecting_instances() as c
-    where c.last_outcome is not null
-    group by c.evolution_server
-    having
-        bool_and(c.last_outcome in ('no_qr_code', 'closed', 'given_up'))
-        -- One that was connecting for as long, and not just closed all the time.
-        and bool_or(c.last_outcome = 'no_qr_code' and c.no_live_qr_since < late_since);
+        return query
+        select
+            'no_qr_code_from_server',
+            null::text,
+            min(c.no_live_qr_since),
+            format(
+                'none of %s instances gets a QR code%s, although it answers; see "No QR code at all" in docs/operations.md',
+                count(*),
+                ' of Evolution server ' || quote_ident(c.evolution_server)
+            )
+        from qr_refresh.connecting_instances() as c
+        where c.last_outcome is not null
+        group by c.evolution_server
+        having
+            bool_and(c.last_outcome in ('no_qr_code', 'closed', 'given_up'))
+            -- One that was connecting for as long, and not just closed all the time.
+            and bool_or(c.last_outcome = 'no_qr_code' and c.no_live_qr_since < late_since);
+    exception when others then
+        -- On a standby nothing is told.
+        if sqlstate = '0A000' then
+            raise;
+        end if;
+        is_readable := false;
+        get stacked diagnostics said = pg_exception_detail;
+        return query
+        select
+            'run_failed', null::text, last_run.finished_at,
+            -- What other errors say may name a host.
+            format(
+                'evolution_instances cannot be read%s',
+                case when sqlstate = 'QR018' then ': ' || said else format(' (SQLSTATE %s)', sqlstate) end
+            );
+    end;
 
     if sees_jobs then
         return query
@@ -124,7 +143,7 @@ begin
     elsif last_run.finished_at < late_since then
         return query
         select 'job_late', null::text, last_run.finished_at, format('no run for over %s', alert_after);
-    elsif last_run.report ->> 'success' = 'false' then
+    elsif last_run.report ->> 'success' = 'false' and is_readable then
         return query
         select
             'run_failed', null::text, last_run.finished_at,

@@ -16,7 +16,7 @@ returns table (
     is_slow boolean,
     no_live_qr_since timestamptz
 )
-language plpgsql stable parallel restricted security definer
+language plpgsql stable parallel unsafe security definer
 rows 100
 set search_path = pg_catalog, pg_temp
 -- Compiling our queries takes longer than running them.
@@ -30,6 +30,7 @@ as $$
 declare
     -- How long WhatsApp accepts a QR code, counted from when it came into being.
     qr_life constant interval := '45 seconds';
+    said text;
 begin
     return query
     with rows as (
@@ -107,10 +108,18 @@ begin
                 then greatest(j.dead_since, j.known_since)
         end
     from judged as j;
+-- A column, the table or a privilege is missing.
+exception when syntax_error_or_access_rule_violation then
+    get stacked diagnostics said = message_text;
+    raise exception using
+        errcode = 'QR018',
+        message = 'evolution_instances cannot be read',
+        detail = said,
+        hint = 'make migrate adds what is missing; SELECT * FROM qr_refresh.doctor() shows the rest.';
 end
 $$;
 
 comment on function qr_refresh.connecting_instances() is
 'The rows of the view qr_refresh.status, whose columns are described there. No token and no QR code.
-Errors: on a standby 0A000, because qr_refresh.instance_state is not there.
+Errors: QR018 evolution_instances cannot be read, with what the database says; on a standby 0A000, because qr_refresh.instance_state is not there.
 Privileges: EXECUTE for pg_monitor and service_role. Runs with the privileges of qr_refresh_owner.';
