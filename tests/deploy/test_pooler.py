@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -16,19 +16,22 @@ import pytest
 
 from db.connection import changed
 from db.order import LOCK
-from tests.deploy.installation import OURS, make, migrated, run_sql_file, value
+from simulator import Simulator
+from simulator.picture import qr_text
+from tests.deploy.installation import OURS, made, make, migrated, run_sql_file, value
 from tools.engines import Server, free_port
-from tools.job import wait_until
+from tools.job import Job, read_qr, value_of, wait_until
 
 PROGRAM = Path("/usr/sbin/pgbouncer")
 CONFIGURATION = """
 [databases]
-* = host={host} port={port} user={user} password={password}
+* = host={host} port={port}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {own_port}
 unix_socket_dir =
-auth_type = any
+auth_type = scram-sha-256
+auth_file = {users}
 pool_mode = transaction
 default_pool_size = 1
 ignore_startup_parameters = extra_float_digits
@@ -52,20 +55,18 @@ def pooler(server: Server) -> Iterator[int]:
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     file = folder / "pgbouncer.ini"
     file.touch(0o600)
+    users = folder / "users"
+    users.touch(0o600)
+    users.write_text(f'"{server.user}" "{server.password}"\n')
     file.write_text(
-        CONFIGURATION.format(
-            host=server.host,
-            port=server.port,
-            user=server.user,
-            password=server.password,
-            own_port=port,
-        )
+        CONFIGURATION.format(host=server.host, port=server.port, own_port=port, users=users)
     )
     command = [str(PROGRAM), "--quiet", str(file)]
     if os.geteuid() == 0:
         # It does not run as root.
         shutil.chown(folder, "postgres")
         shutil.chown(file, "postgres")
+        shutil.chown(users, "postgres")
         command = ["runuser", "-u", "postgres", "--", *command]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -128,3 +129,36 @@ def test_doctor_works_through_it(pooled: str, empty_database: str) -> None:
     migrated(empty_database)
     assert " checks, " in make("doctor", pooled).stdout
     assert value(pooled, SESSION) == UNTOUCHED
+
+
+def test_rows_behind_it_are_served_and_make_warns_of_it(
+    pooler: int,
+    empty_database: str,
+    create_database: Callable[[str], str],
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    application = create_database("template template0")
+    through_it = changed(application, host="127.0.0.1", port=str(pooler))
+    monkeypatch.setenv("APPLICATION_DATABASE_URL", through_it)
+    simulator.add_instance("shop", "token-of-0")
+    with psycopg.connect(application, autocommit=True) as there:
+        there.execute(
+            "create table evolution_instances (instance_name text, instance_token text,"
+            " instance_status text, qr_code text, last_qr_update timestamptz)"
+        )
+        there.execute("insert into evolution_instances values ('shop', 'token-of-0', 'connecting')")
+        output = made("foreign-table", empty_database)
+        assert "WARNING: APPLICATION_DATABASE_URL leads to a pooler." in output
+        migrated(empty_database)
+        with psycopg.connect(empty_database, autocommit=True) as here:
+            job = Job(here, simulator)
+            job.set(evolution_api_base_url=simulator.base_url)
+            here.execute("set role qr_refresh_owner")
+            for number in (1, 2):
+                assert job.run()["refreshed"] == 1
+                stored = value_of(there, "select qr_code from evolution_instances")
+                assert (
+                    read_qr(stored) == simulator.current_code("shop") == qr_text(f"shop/{number}")
+                )
+                simulator.clock.advance(46)
