@@ -199,7 +199,7 @@ comment on column qr_refresh.server_state.next_probe_at is 'When one instance th
 comment on column qr_refresh.server_state.round_trip is 'Seconds that its fastest answer took of late; NULL: not known.';
 
 comment on column qr_refresh.runs.report is
-'What refresh_qr_codes() returned; of a run over all instances only the results that failed, 100 at most.';
+'What refresh_qr_codes() returned; of a run over all instances only the results that failed, 100 at most, and not_attempted: how many of them nobody was asked about.';
 
 -- Tokens go to nobody by default. Until now they went to the address on which the replaced Edge
 -- Function falls back, where neither the settings nor the environment named another.

@@ -25,8 +25,14 @@ last_run as (
 last_hour as (
     select
         count(*) as runs,
-        round(sum(r.refreshed) / nullif(sum(r.refreshed + r.failed), 0)::numeric, 4)
-            as success_share
+        -- Whom a run did not come to has not failed.
+        round(
+            sum(r.refreshed)
+            / nullif(
+                sum(r.refreshed + r.failed - coalesce((r.report ->> 'not_attempted')::integer, 0)), 0
+            )::numeric,
+            4
+        ) as success_share
     from qr_refresh.runs as r
     where r.requested_instance is null and r.started_at > now() - interval '1 hour'
 ),

@@ -72,6 +72,10 @@ def test_no_call_begins_in_the_last_moment_of_a_run(
     # The server answers at once, and would have answered this one, too.
     assert errors(hostile_job) == {"a late": None, "b good": NOT_ATTEMPTED}
     assert [request.instance_name for request in hostile_server.requests] == ["first", "a late"]
+    # Nobody was asked about the second one, so it has not failed.
+    assert hostile_job.value("select success_share_last_hour from qr_refresh.health") == 1
+    kept = "select report -> 'not_attempted' from qr_refresh.runs order by id desc limit 1"
+    assert hostile_job.value(kept) == 1
 
 
 def test_run_timeout_counts_from_the_beginning_of_the_run(

@@ -9,6 +9,16 @@ set lock_timeout = '10ms'
 as $$
 begin
     if requested_instance is null and report ? 'results' then
+        report := report || coalesce(
+            (
+                select jsonb_build_object('not_attempted', count(*))
+                from jsonb_array_elements(report -> 'results') as e (result)
+                inner join qr_refresh.outcomes as o
+                    on o.outcome = 'not_attempted' and o.error = e.result ->> 'error'
+                having count(*) > 0
+            ),
+            '{}'
+        );
         -- Of 5,000 instances, all of them are 1.9 GB a week.
         report := report || jsonb_build_object('results', (
             select coalesce(jsonb_agg(t.result order by t.place), '[]')
@@ -59,5 +69,5 @@ comment on function qr_refresh.record_run(double precision, text, jsonb) is
 'Adds a row to qr_refresh.runs; deletes rows older than settings.history_retention, and what is known of instances that left a day ago. '
 'It waits for nobody: what another session holds is for the next run.
 run_seconds: how long ago the run began. requested_instance: the one instance asked for, NULL for all. '
-'report: what refresh_qr_codes() returns; of a run over all instances the first 100 results that failed are kept.
+'report: what refresh_qr_codes() returns; of a run over all instances the first 100 results that failed are kept, and how many were not attempted.
 Raises nothing of its own. Private.';
