@@ -124,6 +124,18 @@ _EXPRESS_HEADERS = (
     ("Vary", "Origin, Accept-Encoding"),
     ("Access-Control-Allow-Credentials", "true"),
 )
+# What 2.4.0 answers to every route of an instance before it is activated.
+LICENSE_REQUIRED = json_answer(
+    {
+        "error": "service not activated",
+        "code": "LICENSE_REQUIRED",
+        "register_url": "http://127.0.0.1:8080/manager/login",
+        "instance_id": "00000000-0000-0000-0000-000000000000",
+        "docs_url": "https://docs.evolutionfoundation.com.br/licensing",
+        "message": "This Evolution API instance is not activated.",
+    },
+    503,
+)
 UNAUTHORIZED = error_answer(401, "Unauthorized", "Unauthorized")
 # 1.x leaves the body undefined, and Express then sends a chunked body without a chunk.
 NOT_IN_MEMORY = {

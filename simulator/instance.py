@@ -199,6 +199,14 @@ class Instance:
             self._end_cycle("close", qr)
             self._left_over = None
 
+    def restart(self) -> None:
+        """Start with the server: a new socket in `connecting`; the QR codes of before are gone."""
+        state, qr = self._look()
+        if state == "connecting":
+            self._end_cycle(state, qr)
+            self._first_qr_at = self._now() + self.qr_delay
+        self._left_over = None
+
     def find_whatsapp(self) -> None:
         """Make WhatsApp reachable again: the next connect call begins a QR cycle."""
         self._whatsapp_reachable = True

@@ -17,6 +17,7 @@ from aiohttp.http import SERVER_SOFTWARE
 from multidict import CIMultiDict
 
 from simulator.answers import (
+    LICENSE_REQUIRED,
     NOT_IN_MEMORY,
     UNAUTHORIZED,
     Answer,
@@ -78,6 +79,7 @@ class Simulator:
         clock: What QR codes, sleeps and records go by; `clock.advance` makes codes grow old.
         latency: Real seconds to wait before each answer.
         greeting: What GET / answers.
+        is_activated: Whether it has its licence, which 2.4.0 needs.
         webhook: Where changes are posted to; None (the start): nowhere.
     """
 
@@ -99,6 +101,7 @@ class Simulator:
         with self._lock:
             self._instances: dict[str, Instance] = {}
             self.greeting = json_answer(GREETING)
+            self.is_activated = True
             self.webhook: Webhook | None = None
             self._whatsapp_reachable = True
             self._requests: deque[RequestRecord] = deque(maxlen=_KEPT_RECORDS)
@@ -261,6 +264,12 @@ class Simulator:
             for instance in self._instances.values():
                 instance.find_whatsapp()
 
+    def restart(self) -> None:
+        """Start anew as 2.3.7 does: what is open or connecting comes back, what is closed stays."""
+        with self._lock:
+            for instance in self._instances.values():
+                instance.restart()
+
     def sockets_opened(self, name: str) -> int:
         """Return how many WhatsApp sockets connect calls opened for an instance."""
         return self.instance(name).sockets_opened
@@ -303,6 +312,8 @@ class Simulator:
             if route is None or name is None or request.method != "GET":
                 message = [f"Cannot {request.method} {request.raw_path}"]
                 return _response(request, error_answer(404, "Not Found", message))
+            if not self.is_activated:
+                return _response(request, LICENSE_REQUIRED)
             reaction = await self._react(route[1], name, _api_key(request), query)
             if isinstance(reaction, Answer):
                 return _response(request, reaction)

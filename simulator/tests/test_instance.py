@@ -244,6 +244,22 @@ def test_2_4_stays_closed_after_six_qrs_until_somebody_connects_it(clock: Clock)
     assert qr_of(instance) == ("QR 7", 1)
 
 
+def test_after_a_start_what_was_open_or_connecting_is_back_and_what_was_closed_stays(
+    clock: Clock,
+) -> None:
+    connecting, scanned, closed = (new_instance(clock, qr_delay=1.0) for _ in range(3))
+    clock.advance(2)
+    scanned.scan()
+    closed.logout()
+    for instance in (connecting, scanned, closed):
+        instance.restart()
+    assert [i.state for i in (connecting, scanned, closed)] == ["connecting", "open", "close"]
+    assert qr_of(connecting) is None and qr_of(closed) is None
+    clock.advance(1.01)
+    assert qr_of(connecting) == ("QR 2", 1)
+    assert (connecting.sockets_opened, connecting.second_sockets) == (0, 0)
+
+
 def test_between_scan_and_open_it_is_closed_for_a_moment(clock: Clock) -> None:
     instance = new_instance(clock)
     instance.pairing_window = 0.3

@@ -49,6 +49,20 @@ def test_what_is_not_evolution_api_is_not_taken_for_it(
     assert found["detail"].startswith(detail)
 
 
+def test_2_4_without_its_licence_is_told_as_that(patient: Job) -> None:
+    patient.simulator.is_activated = False
+    try:
+        found = findings(patient.connection)
+    finally:
+        patient.simulator.is_activated = True
+    said = "Evolution API needs its license activated"
+    answers = found["Evolution API answers"]
+    assert (answers["ok"], answers["detail"].startswith(said)) == (False, True)
+    assert found["Evolution API knows the instance and its token"]["detail"] == f"shop: {said}"
+    # GET / is answered all the same.
+    assert found["Evolution API version"]["ok"] is True
+
+
 def test_an_instance_that_hangs_does_not_make_its_server_unreachable(patient: Job) -> None:
     patient.set(request_timeout="1500 ms")
     patient.simulator.instance("shop").answer_with = Trouble.HANG

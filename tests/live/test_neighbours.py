@@ -202,6 +202,23 @@ def test_a_server_that_is_back_serves_all_its_instances_within_seconds(
     assert simulator.peak_concurrency <= 16
 
 
+def test_a_restart_of_evolution_api_costs_a_living_instance_seconds_and_no_socket(
+    job: Job, connect: Callable[[], Connection], simulator: Simulator
+) -> None:
+    job.add("shop", qr_delay=2.0)
+    closed = job.add("closed", state="close")
+    simulator.clock.advance(3)
+    with live(job, connect):
+        assert has_qr_code_soon(job, "shop")
+        wait_until(lambda: closed.sockets_opened, "it is connected")
+        before = job.row("shop").qr_code
+        simulator.restart()
+        wait_until(lambda: simulator.current_code("shop"), "it has a QR code again")
+        # Nobody has seen its first one come, so it is asked each 4 seconds.
+        wait_until(lambda: job.row("shop").qr_code != before, "the new one is stored", 30)
+    assert simulator.instance("shop").sockets_opened == 0
+
+
 def test_the_same_name_on_two_servers_is_two_instances(
     job: Job, simulator: Simulator, second_simulator: Simulator
 ) -> None:
