@@ -101,7 +101,7 @@ lock: ## write the newest versions that pyproject.toml allows into requirements/
 	done
 
 # Side by side, each with a server of its own: a test waits more than it computes.
-PYTEST = $(VENV)/bin/python -m pytest --numprocesses $${WORKERS:-$$((2 * $$(nproc)))} --dist loadfile
+PYTEST = $(VENV)/bin/python -m pytest --numprocesses $${WORKERS:-$$((2 * $$(nproc)))} --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
 test: $(if $(filter url,$(PG)),url-for-test) setup ## run the fast tests; PG=docker, local or url and PG_VERSION choose the PostgreSQL, ARGS are pytest's

@@ -29,7 +29,10 @@ last_hour as (
         round(
             sum(r.refreshed)
             / nullif(
-                sum(r.refreshed + r.failed - coalesce((r.report ->> 'not_attempted')::integer, 0)), 0
+                sum(
+                    r.refreshed + r.failed - coalesce((r.report ->> 'not_attempted')::integer, 0)
+                ),
+                0
             )::numeric,
             4
         ) as success_share

@@ -152,14 +152,14 @@ begin
                 when p.is_new_qr and p.known_answered_at is null and not p.reconnected
                     then greatest(interval '4 seconds', lifetime / p.connects)
                     * (1 + 0.2 * random())
-                -- The next one comes within a span as long as the one in which this one came. Four
-                -- attempts divide it by four, so a few QR codes later it is short. With a little
-                -- more there are at most five attempts in 45 seconds.
+                -- The next one comes within a span as long as the one in which this one came. Three
+                -- attempts divide it by three, so a few QR codes later it is short. With the one
+                -- before it there are at most four attempts in 45 seconds.
                 when p.is_new_qr then least(
                     interval '9.1 seconds',
                     greatest(
                         interval '0.2 seconds',
-                        (p.first_seen_at - p.changed_after) / least(4, greatest(1, p.connects))
+                        (p.first_seen_at - p.changed_after) / least(3, greatest(1, p.connects))
                         + interval '0.1 seconds'
                     )
                 )
