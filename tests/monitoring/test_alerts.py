@@ -60,6 +60,17 @@ def test_a_table_that_cannot_be_read_is_an_alert_and_the_other_views_say_what_to
         assert len((error.diag.context or "").splitlines()) < 5
 
 
+def test_the_qr_codes_are_read_once(job: Job) -> None:
+    """They may come from another server."""
+    job.add("shop")
+    job.run()
+    with job.connection.transaction():
+        job.connection.execute("set local track_functions = 'all'")
+        rows(job, "alerts")
+        calls = "select pg_stat_get_xact_function_calls('qr_refresh.connecting_instances'::regproc)"
+        assert job.value(calls) == 1
+
+
 def test_alert_after_can_be_set(job: Job) -> None:
     job.add("shop", qr_delay=3600)
     job.run()

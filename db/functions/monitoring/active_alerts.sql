@@ -29,13 +29,21 @@ begin
 
     begin
         return query
-        select 'no_live_qr', c.instance_name, c.no_live_qr_since,
-            'no live QR code; last outcome: ' || c.last_outcome || coalesce(', ' || c.last_error, '')
-        from qr_refresh.connecting_instances() as c
-        where c.no_live_qr_since < late_since
-        order by c.no_live_qr_since, c.instance_name;
-
-        return query
+        -- Once: it reads each QR code, which may come from another server.
+        with c as materialized (
+            select * from qr_refresh.connecting_instances()
+        )
+        (
+            select
+                'no_live_qr',
+                c.instance_name,
+                c.no_live_qr_since,
+                'no live QR code; last outcome: ' || c.last_outcome || coalesce(', ' || c.last_error, '')
+            from c
+            where c.no_live_qr_since < late_since
+            order by c.no_live_qr_since, c.instance_name
+        )
+        union all
         select
             'server_unreachable',
             null::text,
@@ -52,15 +60,14 @@ begin
                 ' of Evolution server ' || quote_ident(c.evolution_server),
                 string_agg(distinct coalesce(c.last_error, 'timeout'), ', ')
             )
-        from qr_refresh.connecting_instances() as c
+        from c
         where
             c.last_attempt_at > late_since
             -- Or is being waited for: after failures that can be for longer.
             or c.next_attempt_at > clock_timestamp()
         group by c.evolution_server
-        having bool_and(c.last_outcome = 'timeout' or qr_refresh.is_no_answer(c.last_error));
-
-        return query
+        having bool_and(c.last_outcome = 'timeout' or qr_refresh.is_no_answer(c.last_error))
+        union all
         select
             'no_qr_code_from_server',
             null::text,
@@ -70,7 +77,7 @@ begin
                 count(*),
                 ' of Evolution server ' || quote_ident(c.evolution_server)
             )
-        from qr_refresh.connecting_instances() as c
+        from c
         where c.last_outcome is not null
         group by c.evolution_server
         having
