@@ -10,9 +10,11 @@ import shutil
 import subprocess
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -70,6 +72,45 @@ def exporter(url: str) -> Iterator[str]:
             assert PASSWORD not in log.read()
 
 
+CONFIGURATION = """
+global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+rule_files: [{rules}]
+scrape_configs:
+  - job_name: refresh-qr-codes
+    static_configs: [{{targets: ['{target}']}}]
+"""
+
+
+@contextlib.contextmanager
+def prometheus(metrics: str) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
+    """Run Debian's Prometheus on what an exporter says; yields what asks it."""
+    command = [program("prometheus", "prometheus")]
+    address = f"127.0.0.1:{free_port()}"
+    with tempfile.TemporaryDirectory() as folder:
+        configuration = Path(folder) / "prometheus.yml"
+        target = metrics.removeprefix("http://").removesuffix("/metrics")
+        configuration.write_text(
+            CONFIGURATION.format(rules=MONITORING / "alerts.yaml", target=target)
+        )
+        command += [f"--config.file={configuration}", f"--storage.tsdb.path={folder}/data"]
+        command += [f"--web.listen-address={address}"]
+
+        def result_of(expression: str) -> list[dict[str, Any]]:
+            asked = urllib.parse.urlencode({"query": expression})
+            text = scrape(f"http://{address}/api/v1/query?{asked}")
+            found: list[dict[str, Any]] = json.loads(text)["data"]["result"] if text else []
+            return found
+
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                yield result_of
+            finally:
+                process.terminate()
+                process.wait(30)
+
+
 def scrape(address: str) -> str:
     try:
         with urllib.request.urlopen(address, timeout=10) as answer:
@@ -108,6 +149,33 @@ def test_the_real_exporter_gives_every_number_of_the_view(job: Job, monitor: str
     assert first["qr_refresh_alerts_active[job_late]"] == 0
     assert second["qr_refresh_alerts_active[job_late]"] == 1
     assert "token-of" not in text and "shop" not in text and "base64" not in text
+
+
+def test_each_panel_of_the_dashboard_and_each_rule_has_figures_in_a_real_prometheus(
+    job: Job, monitor: str
+) -> None:
+    job.add("shop")
+    job.add("bar", qr_delay=3600)
+    job.run()
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text())
+    panels = {
+        target["expr"]: panel["title"]
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+    }
+    with exporter(monitor) as metrics, prometheus(metrics) as result_of:
+        wait_until(lambda: result_of("qr_refresh_coverage"), "Prometheus has scraped it", 60)
+        for expression, title in panels.items():
+            assert result_of(expression), (title, expression)
+        (coverage,) = result_of("qr_refresh_coverage")
+        assert float(coverage["value"][1]) == 0.5
+        # A rule of ours fires as soon as its time is over; what it asks for is there.
+        rules = re.findall(
+            r"expr: (.*?) [<>=]+ \S+$", (MONITORING / "alerts.yaml").read_text(), re.M
+        )
+        assert len(rules) >= 5
+        for expression in rules:
+            assert result_of(expression), expression
 
 
 def test_promtool_accepts_the_rules_and_their_tests_pass() -> None:
