@@ -104,9 +104,8 @@ class Mode:
         for request in self.simulator.requests:
             if f"/{route}/" in request.path:
                 times[request.instance_name].append(request.time)
-        first = min(t[0] for t in times.values())
-        last = max(t[-1] for t in times.values())
-        mean = statistics.mean(len(t) for t in times.values()) * ROTATION / (last - first)
+        elapsed = self.simulator.clock.now() - min(t[0] for t in times.values())
+        mean = statistics.mean(len(t) for t in times.values()) * ROTATION / elapsed
         most = max(
             (
                 position - bisect.bisect_right(t, now - ROTATION) + 1

@@ -91,6 +91,28 @@ def test_no_poll_breaks_a_pairing(job: Job, simulator: Simulator, window: float,
     assert {i.state for i in simulator.instances if not i.is_broken} == {"open"}
 
 
+def test_a_scan_just_after_a_reconnect_is_not_taken_for_one_long_close(
+    job: Job, simulator: Simulator
+) -> None:
+    """Of 2.4, where both take 3 seconds: between them nobody may have looked."""
+    instance = job.add("shop", qr_age=CYCLE - 50)
+    instance.close_window = instance.pairing_window = 3.0
+    closes_at = simulator.clock.now() + 50
+    # The last one of the socket is seen to come.
+    go_on(job, 49, lambda: None, with_runs=False)
+    job.let_time_pass(closes_at - simulator.clock.now() + 0.1)
+    is_scanned = False
+    while simulator.clock.now() < closes_at + 8:
+        if instance.state == "connecting" and simulator.clock.now() > closes_at and not is_scanned:
+            simulator.scan("shop")
+            is_scanned = True
+        else:
+            job.run("shop")
+        job.let_time_pass(0.55 if is_scanned else 0.9)
+    assert is_scanned
+    assert (instance.careless_connects, instance.is_broken) == (0, False)
+
+
 @pytest.mark.outage
 def test_of_2_4_which_does_not_reconnect_each_is_connected_once_a_cycle(
     job: Job, simulator: Simulator

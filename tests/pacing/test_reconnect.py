@@ -43,7 +43,7 @@ def test_an_instance_that_has_never_had_a_qr_code_is_connected_at_once(
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["run", "live"])
-def test_one_that_had_a_qr_code_is_connected_after_it_was_closed_for_five_seconds(
+def test_one_that_had_a_qr_code_is_connected_after_it_was_closed_for_seven_seconds(
     job: Job, simulator: Simulator, plain: bool
 ) -> None:
     instance = job.add("shop")
@@ -57,11 +57,11 @@ def test_one_that_had_a_qr_code_is_connected_after_it_was_closed_for_five_second
     ask()
     instance.logout()
     job.let_time_pass(46)
-    for _ in range(4):
+    for _ in range(6):
         ask()
-        job.let_time_pass(1.2)
+        job.let_time_pass(1.1)
     assert instance.sockets_opened == 0, "WhatsApp may be about to open its next socket"
-    job.let_time_pass(1.2)
+    job.let_time_pass(1.6)
     ask()
     assert instance.sockets_opened == 1
 
@@ -72,7 +72,7 @@ def test_a_row_with_a_qr_code_of_former_times_is_not_taken_for_a_new_one(
     instance = job.add("shop", state="close", qr_code=OLD_QR)
     job.tick()
     assert instance.sockets_opened == 0
-    job.let_time_pass(5.5)
+    job.let_time_pass(7.5)
     job.tick()
     assert instance.sockets_opened == 1
 

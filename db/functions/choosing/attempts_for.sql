@@ -11,8 +11,9 @@ declare
     asked_at constant timestamptz := clock_timestamp();
     default_base_url constant text := (select u.base_url from qr_refresh.evolution_api_base_url() as u);
     give_up_after constant interval := (select s.give_up_after from qr_refresh.settings as s);
-    -- Evolution API closes an instance for up to three seconds to open its next socket.
-    closed_for constant interval := interval '5 seconds';
+    -- Evolution API closes an instance for up to three seconds to open its next socket, and as long
+    -- after a scan. One may follow the other, and nobody may have looked in between.
+    closed_for constant interval := interval '7 seconds';
 begin
     return query
     with named as materialized (
@@ -112,7 +113,7 @@ $$;
 
 comment on function qr_refresh.attempts_for(bytea[], text[], boolean, boolean) is
 'What is to be asked about these instances. connect is harmless only in state connecting; in state close it opens a WhatsApp socket. So that is '
-'allowed for an instance that has never had a QR code, else once it was found closed for over 5 seconds; at most once a minute, and less and less often; not '
+'allowed for an instance that has never had a QR code, else once it was found closed for over 7 seconds; at most once a minute, and less and less often; not '
 'within a minute after a scan, and not after settings.give_up_after.
 instances: keys, see qr_refresh.instance_key(). names: their instance_name, in the same order. is_ours: the caller has locked what is known of them; else none is connected in state close. is_paced: the caller goes on and on, so connect is called '
 'less and less often while that is of no use.

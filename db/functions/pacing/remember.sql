@@ -8,8 +8,10 @@ as $$
 declare
     -- How long Evolution API serves a QR code; measured 44.9 to 45.1 s.
     lifetime constant interval := interval '45 seconds';
-    -- Longer than it is closed to open its next socket.
-    closed_for constant interval := interval '5 seconds';
+    -- As in qr_refresh.attempts_for().
+    closed_for constant interval := interval '7 seconds';
+    -- As in qr_refresh.wait_for_next_code().
+    short_span constant interval := interval '1 second';
     told record;
     give_up_after constant interval := (select s.give_up_after from qr_refresh.settings as s);
 begin
@@ -100,7 +102,16 @@ begin
                     l.known_answered_at,
                     l.answered_at - lifetime,
                     -- Our own connect opened its socket.
-                    case when l.reconnected then l.asked_at end
+                    case when l.reconnected then l.asked_at end,
+                    -- The one before has lived its time. Where the span was short, it was asked for
+                    -- once more, and known_answered_at says it.
+                    case
+                        when
+                            l.was_live
+                            and l.known_first_seen_at - l.known_changed_after > short_span
+                            and l.answered_at >= l.known_changed_after + interval '44.9 seconds'
+                            then l.known_changed_after + interval '44.9 seconds'
+                    end
                 )
                 -- Still served, so it cannot have been there for longer than one lives.
                 when l.qr_digest is not null

@@ -14,8 +14,12 @@ as $$
         -- Not even once for each QR code.
         when connects < 1
             then greatest(interval '45.1 seconds' - first_seen_ago, interval '45 seconds' / connects)
-        -- Just before the next QR code can come, to know that the present one is still there.
-        when changed_ago < interval '44.6 seconds' and connects >= 6
+        -- Just before the next QR code can come, to know that the present one is still there. Where
+        -- nobody knows when that is to a second, the attempts that follow find it out.
+        when
+            changed_ago < interval '44.6 seconds'
+            and connects >= 6
+            and changed_ago - first_seen_ago <= interval '1 second'
             then interval '44.6 seconds' - changed_ago
         -- It does not change but closes, and connect would open a second socket in a moment in which
         -- the state is told and it closes. Where that is known to a moment, nobody asks before it.
