@@ -60,6 +60,25 @@ def test_a_table_that_cannot_be_read_is_an_alert_and_the_other_views_say_what_to
         assert len((error.diag.context or "").splitlines()) < 5
 
 
+def test_what_the_application_says_when_it_is_read_is_not_passed_on(job: Job) -> None:
+    job.add("shop")
+    job.run()
+    job.connection.execute(
+        "alter table evolution_instances rename to instances_of_app;"
+        "create function refuse(token text) returns text language plpgsql as $$ begin"
+        " raise insufficient_privilege using message = 'not ' || token; end $$;"
+        "create view evolution_instances as select instance_name, instance_token, instance_status,"
+        " refuse(instance_token) as qr_code, last_qr_update, evolution_server"
+        " from instances_of_app"
+    )
+    job.connection.execute("grant select on evolution_instances to qr_refresh_owner")
+    (alert,) = [a for a in rows(job, "alerts") if a["alert"] == "run_failed"]
+    assert alert["detail"] == "evolution_instances cannot be read: SQLSTATE 42501"
+    error = refusal(job.connection, "select * from qr_refresh.status")
+    assert error.diag.message_detail == "SQLSTATE 42501"
+    assert "token-of-0" not in str(error.diag.message_primary) + str(error.diag.context)
+
+
 def test_the_qr_codes_are_read_once(job: Job) -> None:
     """They may come from another server."""
     job.add("shop")

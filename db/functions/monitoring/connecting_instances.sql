@@ -31,6 +31,7 @@ declare
     -- How long WhatsApp accepts a QR code, counted from when it came into being.
     qr_life constant interval := '45 seconds';
     said text;
+    context text;
 begin
     return query
     with rows as (
@@ -110,7 +111,11 @@ begin
     from judged as j;
 -- A column, the table or a privilege is missing.
 exception when syntax_error_or_access_rule_violation then
-    get stacked diagnostics said = message_text;
+    get stacked diagnostics said = message_text, context = pg_exception_context;
+    -- What a function of the application's says, below a view, may quote a row.
+    if split_part(context, e'\n', 1) not like '%qr_refresh.connecting_instances()%' then
+        said := format('SQLSTATE %s', sqlstate);
+    end if;
     raise exception using
         errcode = 'QR018',
         message = 'evolution_instances cannot be read',
