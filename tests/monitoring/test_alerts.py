@@ -38,7 +38,7 @@ def test_an_instance_without_a_live_qr_for_alert_after_is_an_alert(
         (
             "revoke select on evolution_instances from qr_refresh_owner;"
             "revoke select (instance_name) on evolution_instances from qr_refresh_owner",
-            "permission denied for table evolution_instances",
+            "SQLSTATE 42501",
         ),
     ],
 )
