@@ -78,6 +78,24 @@ def test_a_crowd_of_new_rows_makes_a_new_one_and_the_living_wait_only_a_little(
         assert time.monotonic() - begun_at < SOON
 
 
+def test_a_crowd_that_comes_at_once_does_not_stop_the_look_at_the_rows(
+    job: Job, simulator: Simulator
+) -> None:
+    job.add("shop")
+    # As often as PostgreSQL makes a plan for what it sees; later it keeps the one it has.
+    for _ in range(6):
+        job.look()
+    job.connection.execute(
+        "insert into evolution_instances (instance_name, instance_token, instance_status)"
+        " select 'crowd ' || n, 't', 'connecting' from generate_series(1, 30000) as n"
+    )
+    # One look takes 0.3 s; comparing each row with each took over 25 s.
+    job.connection.execute("set statement_timeout = '8 s'")
+    for _ in range(4):
+        job.look()
+    assert job.value("select count(*) from qr_refresh.instance_state") == 30001
+
+
 def test_a_crowd_that_fails_leaves_places_to_a_new_one(
     job: Job, connect: Callable[[], Connection]
 ) -> None:
