@@ -5,8 +5,8 @@ create or replace function qr_refresh.notice(
 returns void
 language plpgsql volatile parallel unsafe security invoker
 set search_path = pg_catalog, pg_temp
--- The plan may be of a day with few rows, and a crowd of 50,000 may have come a moment ago: to compare
--- each of its rows with each that is known took over 25 s.
+-- The plan may be of a day with few rows, and a crowd of 50,000 may have come a moment ago. Each of
+-- its rows was compared with each that is known, which took over 25 s.
 set enable_nestloop = off
 -- What is switched off counts as costly, and costly queries would be compiled.
 set jit = off
